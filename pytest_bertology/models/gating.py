@@ -1,0 +1,177 @@
+"""Head gates on a live model: scale each head's slice of what its output projection receives.
+
+That equals scaling the head's attention probabilities, and does not depend on the attention backend. (Behind the
+projection there are no heads left to scale: its output is one vector of the residual stream.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_bertology.errors import InvalidGate, MaskNotApplied, MaskOfAnotherThread
+from pytest_bertology.models.sites import Site
+
+
+@dataclass
+class _Frame:
+    """The gates in force in one thread, the product of all contexts entered there."""
+
+    gates: list[Tensor | None]
+    """Per site None (all open), (heads,) or (batch, heads)."""
+    forwards: int = 0
+    """Forward passes of the whole model under this frame."""
+    fired: list[int] = field(default_factory=list)
+    """How often each site's gate was applied, counted where the model itself was run."""
+    placed: dict[tuple[int, torch.device, torch.dtype], Tensor] = field(default_factory=dict)
+
+
+class Gating:
+    """The gates of one model. Each thread has its own; hooks are on the model only while a gate is in force."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
+        self._model = model
+        self._sites = tuple(sites)
+        self._lock = threading.Lock()
+        self._entered = 0
+        self._handles: list[Any] = []
+        self._threads: dict[int, list[_Frame]] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether gates are in force in this thread."""
+        return bool(self._threads.get(threading.get_ident()))
+
+    def current(self) -> tuple[Tensor | None, ...]:
+        """The gates in force in this thread, per site None, (heads,) or (batch, heads)."""
+        frames = self._threads.get(threading.get_ident())
+        return tuple(frames[-1].gates) if frames else (None,) * len(self._sites)
+
+    def applied(self) -> tuple[int, ...]:
+        """How often each site's gate has acted in the innermost context of this thread."""
+        return tuple(self._frame().fired)
+
+    @contextmanager
+    def gated(self, gates: Sequence[Tensor | None], *, fresh: bool = False) -> Iterator[None]:
+        """Multiply these gates to those in force: per site None, (heads,) or (batch, heads).
+
+        With `fresh`, forget for the length of the context what is in force outside. Raises InvalidGate for gates of
+        the wrong shape, MaskNotApplied at the end where the model ran and a gate did not act.
+        """
+        self._check_shapes(gates)
+        frames = self._threads.setdefault(threading.get_ident(), [])
+        outer = frames[-1].gates if frames and not fresh else [None] * len(self._sites)
+        frame = _Frame([_product(a, b) for a, b in zip(outer, gates, strict=True)], fired=[0] * len(self._sites))
+        frames.append(frame)
+        self._enter()
+        try:
+            yield
+        finally:
+            frames.pop()
+            if not frames:
+                self._threads.pop(threading.get_ident(), None)
+            self._leave()
+        self._check_fired(frame)
+
+    def _check_shapes(self, gates: Sequence[Tensor | None]) -> None:
+        if len(gates) != len(self._sites):
+            raise InvalidGate(f"gates for {len(gates)} layers", f"gates for {len(self._sites)} layers")
+        for site, gate in zip(self._sites, gates, strict=True):
+            if gate is not None and (gate.ndim not in (1, 2) or gate.shape[-1] != site.heads):
+                raise InvalidGate(f"shape {tuple(gate.shape)}", f"({site.heads},) or (batch, {site.heads}) at {site.name}")
+
+    def _enter(self) -> None:
+        with self._lock:
+            self._entered += 1
+            if self._entered > 1:
+                return
+            self._handles = [self._model.register_forward_pre_hook(self._count)]
+            for index, site in enumerate(self._sites):
+                hook = self._hook(index, site)
+                self._handles.append(site.projection.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._entered -= 1
+            if self._entered == 0:
+                for handle in self._handles:
+                    handle.remove()
+                self._handles = []
+
+    def _frame(self) -> _Frame:
+        frames = self._threads.get(threading.get_ident())
+        if frames:
+            return frames[-1]
+        others = [stack[-1] for stack in list(self._threads.values()) if stack]
+        # Autograd runs the backward pass of a GPU in threads of its own, and gradient checkpointing recomputes there.
+        if len(others) == 1 and torch._C._current_graph_task_id() != -1:
+            return others[0]
+        raise MaskOfAnotherThread(type(self._model).__name__)
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._frame().forwards += 1
+
+    def _hook(self, index: int, site: Site) -> Callable[..., Any]:
+        def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            frame = self._frame()
+            if frame.gates[index] is None:
+                return None
+            frame.fired[index] += 1
+            gated = _apply(frame, index, site, site.context(args, kwargs))
+            if isinstance(site.argument, int):
+                return (*args[: site.argument], gated, *args[site.argument + 1 :]), kwargs
+            return args, {**kwargs, site.argument: gated}
+
+        return gate
+
+    def _check_fired(self, frame: _Frame) -> None:
+        for site, gate, fired in zip(self._sites, frame.gates, frame.fired, strict=True):
+            if gate is not None and frame.forwards and not fired:
+                raise MaskNotApplied(
+                    f"the model ran {frame.forwards} times and its projection {site.name} was never called"
+                )
+
+
+def _product(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer.to(inner.device, inner.dtype) * inner
+
+
+def _apply(frame: _Frame, index: int, site: Site, context: Tensor) -> Tensor:
+    """`context`, (…, heads * width), each head's slice multiplied by its gate."""
+    if context.shape[-1] != site.heads * site.width:
+        raise MaskNotApplied(
+            f"{site.name} received {context.shape[-1]} numbers per token and not {site.heads} heads of {site.width}"
+        )
+    gate = frame.gates[index]
+    assert gate is not None
+    if gate.ndim == 1 and not gate.requires_grad:
+        key = (index, context.device, context.dtype)
+        if key not in frame.placed:
+            # Not an inference tensor, which autograd could not save should the caller leave inference mode.
+            with torch.inference_mode(False):
+                frame.placed[key] = gate.to(context.device, context.dtype).repeat_interleave(site.width)
+        return context * frame.placed[key]
+    gate = gate.to(context.device, context.dtype)
+    if gate.ndim == 1:
+        return context * gate.repeat_interleave(site.width)
+    return _per_example(site, context, gate)
+
+
+def _per_example(site: Site, context: Tensor, gate: Tensor) -> Tensor:
+    """Each example's own gates; `context` is (batch, tokens, features), or (batch * tokens, features)."""
+    batch, rows = gate.shape[0], context.shape[0]
+    if context.ndim == 2 and rows != batch and rows % batch == 0:
+        gate = gate.repeat_interleave(rows // batch, dim=0)
+    elif rows != batch:
+        raise InvalidGate(f"gates for {batch} examples", f"gates for the {rows} examples that reach {site.name}")
+    split = context.unflatten(-1, (site.heads, site.width))
+    shape = (gate.shape[0], *(1,) * (split.ndim - 3), site.heads, 1)
+    return (split * gate.reshape(shape)).flatten(-2)

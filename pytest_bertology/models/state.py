@@ -1,0 +1,114 @@
+"""What a test may leave behind on a model: capture it, put it back, tell what was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, and each module back in its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients to the weights; both are restored, and the weights' `.grad` is never touched."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluating(model):
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+def checksums(model: nn.Module) -> dict[str, int]:
+    """A CRC-32 of each parameter's and buffer's bytes: cheap, and blind to no way of writing (`.data` included)."""
+    return {name: zlib.crc32(_bytes(tensor)) for name, tensor in _tensors(model)}
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of all parameters and buffers, as hexadecimal."""
+    sha = hashlib.sha256()
+    for name, tensor in _tensors(model):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(_bytes(tensor))
+    return sha.hexdigest()
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """Names of the tensors that differ, came or went."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    if tensor.is_meta:
+        return memoryview(b"")
+    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model's mode, trainable parameters, hooks and weights at one moment."""
+
+    model: nn.Module
+    training: dict[int, bool]
+    requires_grad: dict[str, bool]
+    hooks: dict[tuple[int, str], tuple[int, ...]]
+    weights: dict[str, int]
+
+    @classmethod
+    def capture(cls, model: nn.Module) -> ModelState:
+        """Note the state of `model` as it is now."""
+        return cls(
+            model=model,
+            training={id(module): module.training for module in model.modules()},
+            requires_grad={name: parameter.requires_grad for name, parameter in model.named_parameters()},
+            hooks={(id(m), kind): tuple(getattr(m, kind, ())) for m in model.modules() for kind in _HOOKS},
+            weights=checksums(model),
+        )
+
+    def restore(self) -> list[str]:
+        """Put mode, `requires_grad`, `.grad` and hooks back; return the names of weights that were changed."""
+        for module in self.model.modules():
+            module.training = self.training.get(id(module), module.training)
+            for kind in _HOOKS:
+                present = getattr(module, kind, None)
+                for key in [key for key in present or () if key not in self.hooks.get((id(module), kind), ())]:
+                    del present[key]  # type: ignore[index]
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self.requires_grad.get(name, parameter.requires_grad))
+            parameter.grad = None
+        return changed(self.weights, checksums(self.model))

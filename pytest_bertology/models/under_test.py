@@ -1,0 +1,175 @@
+"""A model with its heads found and its gates proven: what the rest of the package works on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pytest_bertology.errors import InvalidGate, MaskOfAnotherModel, NoTokenizer
+from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
+from pytest_bertology.models import state
+from pytest_bertology.models.discovery import discover
+from pytest_bertology.models.gating import Gating
+from pytest_bertology.models.sampling import make_sample
+from pytest_bertology.models.selfcheck import SelfCheck, self_check
+from pytest_bertology.models.sites import Site
+
+
+class ModelUnderTest:
+    """A transformers model whose attention heads can be masked, with the proof that masks act.
+
+    Made by `load_model`. Nothing is left on the model while no mask is in force. Raises, when made, NoAttentionHeads,
+    CannotGate or SelfCheckFailed for a model whose heads cannot be masked exactly.
+    """
+
+    model: PreTrainedModel
+    """The transformers model itself."""
+    tokenizer: Any
+    """Its tokenizer, or None."""
+    heads: HeadMap
+    """Its attention heads."""
+    sites: tuple[Site, ...]
+    """Where they are."""
+    check: SelfCheck
+    """What the load-time proof found: dead heads among it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        tokenizer: Any = None,
+        name: str,
+        kind: str,
+        sample: Mapping[str, Any] | None = None,
+        no_tokenizer: str = "none was given with the model",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.kind = kind
+        self._no_tokenizer = no_tokenizer
+        self._weights: tuple[dict[str, int], str] | None = None
+        inputs = make_sample(model) if sample is None else {k: _placed(v, model) for k, v in sample.items()}
+        with state.evaluating(model):
+            self.sites, self.heads = discover(model, inputs)
+            self._gating = Gating(model, self.sites)
+            self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
+
+    def __repr__(self) -> str:
+        return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelUnderTest:
+        return ModelUnderTest(
+            copy.deepcopy(self.model, memo), tokenizer=self.tokenizer, name=self.name, kind=self.kind
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights, such as "float32"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @contextmanager
+    def masked(self, mask: HeadMask | Iterable[HeadLike]) -> Iterator[ModelUnderTest]:
+        """Mask heads for the length of the context, in this thread; contexts nest, and their masks multiply.
+
+        The gates act in eval and train mode, with and without autograd, and must still be in force when `backward()`
+        runs if gradient checkpointing is on. Raises UnknownHead or MaskOfAnotherModel, and MaskNotApplied where the
+        model ran and a gate did not act.
+        """
+        with self._gating.gated(self._gates(self.as_mask(mask))):
+            yield self
+
+    @contextmanager
+    def gated(self, gates: Sequence[Tensor | None]) -> Iterator[ModelUnderTest]:
+        """Gates as tensors, one per attention layer: None, (heads,), or (batch, heads) for each example its own.
+
+        They multiply with the masks in force and may require gradients.
+        """
+        with self._gating.gated(gates):
+            yield self
+
+    @contextmanager
+    def exactly(self, mask: HeadMask | None) -> Iterator[ModelUnderTest]:
+        """This mask alone (None: all heads as trained), whatever contexts are entered outside."""
+        gates: Sequence[Tensor | None] = self._gates(mask) if mask is not None else [None] * len(self.sites)
+        with self._gating.gated(gates, fresh=True):
+            yield self
+
+    def mask_in_force(self) -> HeadMask:
+        """The product of all masks entered in this thread; raises InvalidGate under per-example gates."""
+        gates: list[float] = []
+        for site, gate in zip(self.sites, self._gating.current(), strict=True):
+            if gate is not None and gate.ndim != 1:
+                raise InvalidGate("gates of each example", "one gate per head")
+            gates += [1.0] * site.heads if gate is None else gate.detach().tolist()
+        return HeadMask(self.heads, tuple(gates))
+
+    def as_mask(self, mask: HeadMask | Iterable[HeadLike]) -> HeadMask:
+        """A mask of this model's heads, from a mask or from the heads to mask."""
+        if not isinstance(mask, HeadMask):
+            return HeadMask.without(self.heads, mask)
+        if mask.heads != self.heads:
+            raise MaskOfAnotherModel(mask.heads.describe(), self.heads.describe())
+        return mask
+
+    def idle_heads(self) -> tuple[Head, ...]:
+        """Heads that the load-time proof saw move nothing, in the map's order."""
+        return self.heads.select(self.check.idle)
+
+    @contextmanager
+    def frozen(self) -> Iterator[ModelUnderTest]:
+        """Eval mode and no gradients to the weights; both restored."""
+        with state.frozen(self.model):
+            yield self
+
+    def weights_digest(self) -> str:
+        """SHA-256 of all weights and buffers, computed again only when a checksum of them has changed."""
+        now = state.checksums(self.model)
+        if self._weights is None or self._weights[0] != now:
+            self._weights = (now, state.digest(self.model))
+        return self._weights[1]
+
+    def digest(self) -> str:
+        """SHA-256 of all that decides this model's outputs: class, configuration, weights, dtype, device, attention."""
+        config = self.model.config
+        parts = (
+            type(self.model).__qualname__,
+            config.to_json_string(use_diff=False),
+            self.weights_digest(),
+            self.dtype,
+            self.device.type,
+            str(getattr(config, "_attn_implementation", None)),
+            "train" if self.model.training else "eval",
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def needs_tokenizer(self) -> Any:
+        """The tokenizer; raises NoTokenizer where there is none."""
+        if self.tokenizer is None:
+            raise NoTokenizer(self.name, self._no_tokenizer)
+        return self.tokenizer
+
+    def _gates(self, mask: HeadMask) -> list[Tensor | None]:
+        gates: list[Tensor | None] = []
+        start = 0
+        for site in self.sites:
+            values = mask.gates[start : start + site.heads]
+            gates.append(None if all(v == 1.0 for v in values) else torch.tensor(values, dtype=torch.float64))
+            start += site.heads
+        return gates
+
+
+def _placed(value: Any, model: PreTrainedModel) -> Any:
+    return value.to(model.device) if isinstance(value, Tensor) else value
