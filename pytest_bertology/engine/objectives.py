@@ -1,0 +1,54 @@
+"""What a batch is judged by: a loss per example, and predictions and labels per judged item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pytest_bertology.engine.batching import Batch
+from pytest_bertology.engine.encoding import IGNORED
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.metrics import REGRESSION
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch's results; items are examples or, for token-level objectives, judged tokens in reading order."""
+
+    losses: Tensor
+    """(batch,) mean loss of each example's items, differentiable."""
+    counts: Tensor
+    """(batch,) items of each example."""
+    predictions: Tensor
+    """(items,)"""
+    labels: Tensor
+    """(items,)"""
+    logits: Tensor
+    """(items, outputs)"""
+
+
+def judge(model: ModelUnderTest, batch: Batch, objective: str) -> Judged:
+    """Run the model on a batch and judge its logits.
+
+    Cross entropy in nats, or squared error for a regression; an example's loss is the mean over its judged items, as
+    the model's own loss is at batch size 1.
+    """
+    logits = model.model(**batch.inputs).logits
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if objective == REGRESSION:
+        values = logits.squeeze(-1)
+        labels = batch.labels.to(values.dtype)
+        return Judged((values - labels) ** 2, torch.ones_like(batch.labels), values, labels, logits)
+    labels = batch.labels
+    if labels.ndim == 1:
+        logits, labels = logits.unsqueeze(1), labels.unsqueeze(1)
+    judged = labels != IGNORED
+    items, wanted = logits[judged], labels[judged]
+    each = torch.zeros(labels.shape, dtype=items.dtype, device=items.device)
+    each = each.masked_scatter(judged, F.cross_entropy(items, wanted, reduction="none"))
+    counts = judged.sum(dim=1)
+    return Judged(each.sum(dim=1) / counts, counts, items.argmax(dim=-1), wanted, items)

@@ -1,0 +1,147 @@
+"""A result store: the same weights, data and mask are run once per session and, with a folder, once across sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+import transformers
+
+from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.encoding import Encoded
+from pytest_bertology.engine.results import RawResults
+from pytest_bertology.errors import BertologyWarning
+from pytest_bertology.heads import HeadMask
+from pytest_bertology.models import ModelUnderTest
+
+_SCHEMA = "pytest-bertology results 1"
+_NAMES = tuple(field.name for field in fields(RawResults))
+
+
+class ResultStore:
+    """Results in memory, the least recently used forgotten beyond `memory` bytes; with a folder, on disk as well.
+
+    Several processes may share the folder: an entry is written whole, under a temporary name, and renamed. Each entry
+    carries the SHA-256 of its content; a damaged one is computed again and replaced.
+    """
+
+    def __init__(self, folder: Path | None = None, memory: int = 256 * 2**20) -> None:
+        self.folder = folder
+        self.computed = 0
+        """How many results had to be computed."""
+        self.reused = 0
+        """How many were found."""
+        self._memory = memory
+        self._held: OrderedDict[str, RawResults] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: str, compute: Callable[[], RawResults]) -> RawResults:
+        """The results stored under `key`, else those that `compute` gives, which are then stored."""
+        with self._lock:
+            found = self._held.get(key)
+            if found is not None:
+                self._held.move_to_end(key)
+        if found is None:
+            found = self._read(key)
+        if found is not None:
+            self.reused += 1
+        else:
+            found = compute()
+            self.computed += 1
+            self._write(key, found)
+        self._hold(key, found)
+        return found
+
+    def _hold(self, key: str, results: RawResults) -> None:
+        with self._lock:
+            self._held[key] = results
+            self._held.move_to_end(key)
+            while len(self._held) > 1 and sum(map(_size, self._held.values())) > self._memory:
+                self._held.popitem(last=False)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
+
+    def _read(self, key: str) -> RawResults | None:
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("its checksum does not fit")
+            with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
+                return RawResults(**{name: arrays[name] for name in _NAMES})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            warnings.warn(f"the stored result {path} is damaged ({error}); computing it again", BertologyWarning, 2)
+            return None
+
+    def _write(self, key: str, results: RawResults) -> None:
+        path = self._path(key)
+        if path is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **{name: getattr(results, name) for name in _NAMES})
+        content = buffer.getvalue()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                Path(temporary).replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    Path(temporary).unlink()
+                raise
+        except OSError as error:
+            warnings.warn(f"the result could not be stored in {path.parent} ({error})", BertologyWarning, 2)
+
+
+def result_key(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching) -> str:
+    """SHA-256 of everything the results depend on: weights, configuration, data, gates, batching and versions."""
+    gates = None if mask is None or not mask.touched else mask.gates
+    parts = (
+        _SCHEMA,
+        torch.__version__,
+        transformers.__version__,
+        model.digest(),
+        encoded.digest,
+        repr(gates),
+        repr(batching),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _size(results: RawResults) -> int:
+    return sum(int(getattr(results, name).nbytes) for name in _NAMES)
+
+
+_current = ResultStore()
+
+
+def current_store() -> ResultStore:
+    """The store that measures use."""
+    return _current
+
+
+@contextmanager
+def using_store(store: ResultStore) -> Iterator[ResultStore]:
+    """Make measures use this store for the length of the context."""
+    global _current
+    before, _current = _current, store
+    try:
+        yield store
+    finally:
+        _current = before

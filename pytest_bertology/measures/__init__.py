@@ -1,0 +1,1 @@
+"""Numbers out: one module per question, a value object each."""

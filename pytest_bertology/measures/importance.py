@@ -1,0 +1,85 @@
+"""How important each head is to a task."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pytest_bertology.engine.batching import Batching, batches
+from pytest_bertology.engine.encoding import encode
+from pytest_bertology.engine.objectives import judge
+from pytest_bertology.engine.progress import tracked
+from pytest_bertology.errors import InvalidArgument, NonFinite
+from pytest_bertology.heads import HeadMap, HeadScores
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.task import Task
+
+METHODS = ("gradient", "random")
+
+
+def head_importance(
+    model: ModelUnderTest, task: Task, method: str = "gradient", *, seed: int = 0, batching: Batching | None = None
+) -> HeadScores:
+    """Score each head's importance to `task`, unnormalised; masks in force around the call stay in force.
+
+    "gradient" is the expected sensitivity of the loss to the head's gate (see `gradient_importance`); "random" is a
+    control, uniform numbers drawn with `seed`. Raises InvalidArgument for another method.
+    """
+    check_method(method)
+    if method == "random":
+        return random_importance(model.heads, seed)
+    return gradient_importance(model, task, batching=batching)
+
+
+def check_method(method: str) -> str:
+    """Return `method`, or raise InvalidArgument."""
+    if method not in METHODS:
+        raise InvalidArgument("method", method, "one of " + ", ".join(METHODS))
+    return method
+
+
+def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
+    """Expected sensitivity of the loss to each head's gate, per example.
+
+    I[l, h] = mean over x of |∂ loss(x) / ∂ ξ[l, h]| at ξ = 1 (Michel et al. 2019, section 4, eq. 2), the absolute
+    value taken of each example by itself: every example has gates of its own, so the result does not depend on the
+    batch size. Weights are frozen and the model is in eval mode. Scores are in loss units (nats) per unit of gate.
+
+    Raises NonFinite where an example's loss or gradient is not finite, naming the example.
+    """
+    encoded = encode(model, task)
+    totals = [np.zeros(site.heads, dtype=np.float64) for site in model.sites]
+    done = 0
+    with torch.enable_grad(), model.frozen(), tracked(f"{task.name}, head importance", len(task)) as show:
+        for batch in batches(model, encoded, batching or Batching()):
+            gates = [
+                torch.ones(
+                    len(batch.positions), site.heads, dtype=_gate_dtype(model), device=model.device, requires_grad=True
+                )
+                for site in model.sites
+            ]
+            with model.gated(gates):
+                judged = judge(model, batch, encoded.objective)
+                _refuse_non_finite(judged.losses, batch.positions, f"{task.name}", "the loss")
+                gradients = torch.autograd.grad(judged.losses.sum(), gates)
+            for total, gradient in zip(totals, gradients, strict=True):
+                _refuse_non_finite(gradient.sum(dim=1), batch.positions, task.name, "the gradient of a head's gate")
+                total += gradient.abs().double().sum(dim=0).cpu().numpy()
+            done += len(batch.positions)
+            show(done)
+    return HeadScores(np.concatenate(totals) / len(task), model.heads, method="gradient")
+
+
+def random_importance(heads: HeadMap, seed: int) -> HeadScores:
+    """Uniform random scores, as a control."""
+    return HeadScores(np.random.default_rng(seed).random(len(heads)), heads, method=f"random (seed {seed})")
+
+
+def _gate_dtype(model: ModelUnderTest) -> torch.dtype:
+    return torch.float64 if model.model.dtype == torch.float64 else torch.float32
+
+
+def _refuse_non_finite(values: torch.Tensor, positions: tuple[int, ...], where: str, what: str) -> None:
+    finite = torch.isfinite(values).cpu()
+    if not bool(finite.all()):
+        raise NonFinite(what, f"example {positions[int((~finite).nonzero()[0])]} of {where}")

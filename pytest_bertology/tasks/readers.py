@@ -1,0 +1,188 @@
+"""Columns in: from files, folders, the hub and live data sets, all as plain lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_bertology.errors import MalformedData, TaskNotFound
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, and the names of class labels where the source knows them."""
+
+    name: str
+    columns: dict[str, list[Any]]
+    class_names: dict[str, tuple[str, ...]]
+
+    @property
+    def rows(self) -> int:
+        """How many examples."""
+        return len(next(iter(self.columns.values()), []))
+
+
+def read(source: Any, split: str | None) -> Table:
+    """Read a table from a file, a folder, a hub name, a mapping of columns or a live `datasets.Dataset`.
+
+    Raises TaskNotFound or MalformedData.
+    """
+    if isinstance(source, Mapping):
+        if source and all(_is_dataset(part) for part in source.values()):
+            return _from_splits(source, split, "the data set")
+        return Table("the given columns", {str(k): list(v) for k, v in source.items()}, {})
+    if _is_dataset(source):
+        return _from_dataset(source, str(getattr(source, "info", None) and source.info.dataset_name or "data set"))
+    name = os.fspath(source)
+    path = Path(name)
+    if path.is_file():
+        return _from_file(path)
+    if path.is_dir():
+        return _from_folder(path, split)
+    if path.suffix.lower() in _READERS or path.is_absolute() or name.startswith("."):
+        raise TaskNotFound(name, f"there is no such file (looked from {Path.cwd()})")
+    return _from_hub(name, split)
+
+
+def _from_file(path: Path) -> Table:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise TaskNotFound(str(path), f"files are read by their ending, one of {', '.join(_READERS)}")
+    columns = reader(path)
+    return Table(path.name, columns, {})
+
+
+def _delimited(delimiter: str, quoting: int) -> Callable[[Path], dict[str, list[Any]]]:
+    def read_delimited(path: Path) -> dict[str, list[Any]]:
+        with _opened(path) as file:
+            try:
+                rows = list(csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise MalformedData(str(path), str(error)) from None
+        rows = [row for row in rows if row]
+        if not rows:
+            return {}
+        header = [name.strip().lstrip("\ufeff") for name in rows[0]]
+        if len(set(header)) != len(header):
+            raise MalformedData(str(path), f"two columns have one name: {', '.join(header)}")
+        for number, row in enumerate(rows[1:], start=2):
+            if len(row) != len(header):
+                raise MalformedData(
+                    str(path), f"row {number} has {len(row)} fields and the header {len(header)}: {', '.join(header)}"
+                )
+        return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+
+    return read_delimited
+
+
+def _jsonl(path: Path) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    with _opened(path) as file:
+        lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MalformedData(str(path), f"line {number} is not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise MalformedData(str(path), f"line {number} is not an object with columns")
+        if columns and set(row) != set(columns):
+            raise MalformedData(str(path), f"line {number} has {sorted(row)}, and the first has {sorted(columns)}")
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise MalformedData(str(path), f"not a parquet file ({error})") from None
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+    ".csv": _delimited(",", csv.QUOTE_MINIMAL),
+    # Tab-separated corpora (GLUE among them) carry bare quotation marks that quote nothing.
+    ".tsv": _delimited("\t", csv.QUOTE_NONE),
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def _opened(path: Path) -> Any:
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _from_folder(path: Path, split: str | None) -> Table:
+    """A folder that `datasets` saved, or one of files that it can read."""
+    import datasets
+
+    try:
+        saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+        data = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise TaskNotFound(str(path), _first_line(error)) from error
+    if _is_dataset(data):
+        return _from_dataset(data, path.name)
+    return _from_splits(data, split, path.name)
+
+
+def _from_hub(name: str, split: str | None) -> Table:
+    """`owner/name`, `name/config` or `owner/name/config`; offline, what the local cache holds."""
+    import datasets
+
+    parts = name.split("/")
+    if len(parts) > 3 or not all(parts):
+        raise TaskNotFound(name, "a hub name is owner/name, name/config or owner/name/config")
+    readings: list[tuple[str, str | None]] = [("/".join(parts[:2]), parts[2])] if len(parts) == 3 else [(name, None)]
+    if len(parts) == 2:
+        config = (parts[0], parts[1])
+        readings = [config] if parts[0] in _COLLECTIONS else [*readings, config]
+    reasons = []
+    for repository, config in readings:
+        try:
+            return _from_splits(datasets.load_dataset(repository, config), split, name)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            reasons.append(f"{repository}{f' ({config})' if config else ''}: {_first_line(error)}")
+    raise TaskNotFound(name, f"there is no such file or folder, and from the hub: {'; '.join(reasons)}")
+
+
+_COLLECTIONS = frozenset({"glue", "super_glue", "xtreme", "xglue", "tweet_eval", "blimp", "wikitext"})
+
+
+def _from_splits(splits: Mapping[str, Any], split: str | None, name: str) -> Table:
+    """One split: the one asked for, else the validation split, else the only one."""
+    if split is None:
+        likely = [s for s in splits if s in ("validation", "dev", "val")]
+        if len(splits) != 1 and len(likely) != 1:
+            raise TaskNotFound(name, f"it has the splits {', '.join(splits)}: name one with split=")
+        split = likely[0] if likely else next(iter(splits))
+    if split not in splits:
+        raise TaskNotFound(name, f"it has no split {split!r}, but {', '.join(splits)}")
+    return _from_dataset(splits[split], f"{name}[{split}]")
+
+
+def _from_dataset(data: Any, name: str) -> Table:
+    names: dict[str, tuple[str, ...]] = {}
+    for column, feature in (data.features or {}).items():
+        inner = getattr(feature, "feature", feature)
+        if type(inner).__name__ == "ClassLabel" and inner.names:
+            names[column] = tuple(inner.names)
+    return Table(name, {column: list(data[column]) for column in data.column_names}, names)
+
+
+def _is_dataset(value: Any) -> bool:
+    return hasattr(value, "column_names") and hasattr(value, "features") and not isinstance(value, Mapping)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().split("\n") or [""])[0] or type(error).__name__
