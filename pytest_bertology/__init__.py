@@ -1,1 +1,87 @@
-"""Head-pruning, importance and behaviour checks for transformer models, as ordinary pytest suites."""
+"""Head-pruning, importance and behaviour checks for transformer models, as ordinary pytest suites.
+
+All public names can be imported from here; each is loaded, with torch and transformers, only when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
+    from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
+    from pytest_bertology.checks.verdicts import CheckFailed
+    from pytest_bertology.engine.batching import Batching
+    from pytest_bertology.engine.store import ResultStore, using_store
+    from pytest_bertology.errors import BertologyError, BertologyWarning
+    from pytest_bertology.heads import Head, HeadMap, HeadMask, HeadScores
+    from pytest_bertology.measures.evaluation import Outcomes, evaluate
+    from pytest_bertology.measures.importance import head_importance
+    from pytest_bertology.measures.retention import Retention
+    from pytest_bertology.models import ModelUnderTest, load_model
+    from pytest_bertology.tasks import Task, load_task
+
+_HOMES = {
+    "BertologyError": "errors",
+    "BertologyWarning": "errors",
+    "Batching": "engine.batching",
+    "CheckFailed": "checks.verdicts",
+    "Head": "heads",
+    "HeadMap": "heads",
+    "HeadMask": "heads",
+    "HeadScores": "heads",
+    "ModelUnderTest": "models",
+    "Outcomes": "measures.evaluation",
+    "ResultStore": "engine.store",
+    "Retention": "measures.retention",
+    "Task": "tasks",
+    "assert_heads_in_top": "checks.ranking",
+    "assert_heads_prunable": "checks.retention",
+    "assert_metric_retained": "checks.retention",
+    "assert_ranking_agrees": "checks.ranking",
+    "evaluate": "measures.evaluation",
+    "head_importance": "measures.importance",
+    "load_model": "models",
+    "load_task": "tasks",
+    "using_store": "engine.store",
+}
+
+__all__ = [  # noqa: RUF022
+    "BertologyError",
+    "BertologyWarning",
+    "Batching",
+    "CheckFailed",
+    "Head",
+    "HeadMap",
+    "HeadMask",
+    "HeadScores",
+    "ModelUnderTest",
+    "Outcomes",
+    "ResultStore",
+    "Retention",
+    "Task",
+    "assert_heads_in_top",
+    "assert_heads_prunable",
+    "assert_metric_retained",
+    "assert_ranking_agrees",
+    "evaluate",
+    "head_importance",
+    "load_model",
+    "load_task",
+    "using_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

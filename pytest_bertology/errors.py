@@ -284,7 +284,9 @@ class EmptyTask(BertologyError, ValueError):
 
     def __init__(self, source: str) -> None:
         self.source = source
-        super().__init__(f"{source} holds no examples: a check on it could never fail. Check the file, split and columns.")
+        super().__init__(
+            f"{source} holds no examples: a check on it could never fail. Check the file, split and columns."
+        )
 
 
 class SingleClass(BertologyError, ValueError):

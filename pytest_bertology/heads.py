@@ -138,7 +138,7 @@ class HeadMap(Collection[Head]):
 
     def select(self, heads: Iterable[HeadLike]) -> tuple[Head, ...]:
         """These heads, each once, in the map's order; raises UnknownHead or NotAHead."""
-        if isinstance(heads, Head) or not isinstance(heads, Iterable) or isinstance(heads, str):
+        if isinstance(heads, Head) or not isinstance(heads, Iterable):
             raise NotAHead(heads)
         return tuple(self._heads[position] for position in sorted({self.index(head) for head in heads}))
 

@@ -86,9 +86,7 @@ def _encode(model: ModelUnderTest, task: Task) -> Encoded:
     elif objective == REGRESSION:
         labels = task.labels or ()
     else:
-        labels = [
-            _language_labels(model, task, index, ids, objective) for index, ids in enumerate(tokens["input_ids"])
-        ]
+        labels = [_language_labels(model, task, index, ids, objective) for index, ids in enumerate(tokens["input_ids"])]
         if objective == "masked-lm":
             tokens["input_ids"] = _with_masks(model, tokens["input_ids"], labels)
     examples = tuple(
@@ -169,7 +167,10 @@ def _word_labels(model: ModelUnderTest, task: Task, tokens: dict[str, Any]) -> l
         words = tokens["words"].word_ids(index)
         firsts = [word is not None and word not in words[:at] for at, word in enumerate(words)]
         aligned.append(
-            tuple(labels[index][words[at]] if first else IGNORED for at, first in zip(range(len(ids)), firsts, strict=True))
+            tuple(
+                labels[index][words[at]] if first else IGNORED
+                for at, first in zip(range(len(ids)), firsts, strict=True)
+            )
         )
         if not any(firsts):
             raise MalformedData(task.name, f"example {index} has no token for any of its words")
@@ -186,7 +187,9 @@ def _language_labels(
         return (*ids[1:], IGNORED)
     tokenizer = model.needs_tokenizer()
     if getattr(tokenizer, "mask_token_id", None) is None:
-        raise InvalidArgument("tokenizer", type(tokenizer).__name__, "one with a mask token, for a masked language model")
+        raise InvalidArgument(
+            "tokenizer", type(tokenizer).__name__, "one with a mask token, for a masked language model"
+        )
     special = set(tokenizer.all_special_ids)
     ordinary = [at for at, token in enumerate(ids) if token not in special]
     if not ordinary:

@@ -39,9 +39,7 @@ class RawResults:
     """(items, outputs); empty for language models, whose logits would not fit in memory."""
 
 
-def run(
-    model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching, where: str
-) -> RawResults:
+def run(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching, where: str) -> RawResults:
     """Run the model, in eval mode and under exactly this mask, over all examples.
 
     Classifications whose two best logits are nearly equal (1e-4 in float32) are decided by running the example alone,

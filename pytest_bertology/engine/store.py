@@ -8,25 +8,27 @@ import os
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded
-from pytest_bertology.engine.results import RawResults
 from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
 
 _SCHEMA = "pytest-bertology results 1"
-_NAMES = tuple(field.name for field in fields(RawResults))
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What can be stored: named arrays of numbers."""
 
 
 class ResultStore:
@@ -43,10 +45,10 @@ class ResultStore:
         self.reused = 0
         """How many were found."""
         self._memory = memory
-        self._held: OrderedDict[str, RawResults] = OrderedDict()
+        self._held: OrderedDict[str, Arrays] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: str, compute: Callable[[], RawResults]) -> RawResults:
+    def get(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
         """The results stored under `key`, else those that `compute` gives, which are then stored."""
         with self._lock:
             found = self._held.get(key)
@@ -63,7 +65,7 @@ class ResultStore:
         self._hold(key, found)
         return found
 
-    def _hold(self, key: str, results: RawResults) -> None:
+    def _hold(self, key: str, results: Arrays) -> None:
         with self._lock:
             self._held[key] = results
             self._held.move_to_end(key)
@@ -73,7 +75,7 @@ class ResultStore:
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
 
-    def _read(self, key: str) -> RawResults | None:
+    def _read(self, key: str) -> Arrays | None:
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -82,17 +84,17 @@ class ResultStore:
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 raise ValueError("its checksum does not fit")
             with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
-                return RawResults(**{name: arrays[name] for name in _NAMES})
+                return dict(arrays)
         except (OSError, ValueError, KeyError, EOFError) as error:
             warnings.warn(f"the stored result {path} is damaged ({error}); computing it again", BertologyWarning, 2)
             return None
 
-    def _write(self, key: str, results: RawResults) -> None:
+    def _write(self, key: str, results: Arrays) -> None:
         path = self._path(key)
         if path is None:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: getattr(results, name) for name in _NAMES})
+        np.savez(buffer, allow_pickle=False, **results)
         content = buffer.getvalue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,11 +111,12 @@ class ResultStore:
             warnings.warn(f"the result could not be stored in {path.parent} ({error})", BertologyWarning, 2)
 
 
-def result_key(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching) -> str:
-    """SHA-256 of everything the results depend on: weights, configuration, data, gates, batching and versions."""
+def result_key(what: str, model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching) -> str:
+    """SHA-256 of everything a result depends on: what it is, weights, configuration, data, gates, batching, versions."""
     gates = None if mask is None or not mask.touched else mask.gates
     parts = (
         _SCHEMA,
+        what,
         torch.__version__,
         transformers.__version__,
         model.digest(),
@@ -124,8 +127,8 @@ def result_key(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, b
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _size(results: RawResults) -> int:
-    return sum(int(getattr(results, name).nbytes) for name in _NAMES)
+def _size(results: Arrays) -> int:
+    return sum(int(array.nbytes) for array in results.values())
 
 
 _current = ResultStore()

@@ -17,7 +17,15 @@ from pytest_bertology.engine.store import current_store, result_key
 from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.heads import HeadLike, HeadMask
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, TOKENS, Array, Metric, Results, find_metric
+from pytest_bertology.tasks.metrics import (
+    CLASSIFICATION,
+    LANGUAGE,
+    TOKENS,
+    Array,
+    Metric,
+    Results,
+    find_metric,
+)
 from pytest_bertology.tasks.task import Task
 
 
@@ -86,7 +94,9 @@ class Outcomes:
             starts = np.concatenate([[0], np.cumsum(raw.counts)])
             items = np.concatenate([np.arange(starts[p], starts[p + 1]) for p in positions])
         return self.metric(
-            Results(raw.labels[items], raw.predictions[items], raw.losses[positions], raw.counts[positions], self.n_labels)
+            Results(
+                raw.labels[items], raw.predictions[items], raw.losses[positions], raw.counts[positions], self.n_labels
+            )
         )
 
     def _results(self) -> Results:
@@ -122,8 +132,9 @@ def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching
     _warn_of_truncation(model, task, encoded)
     batching = batching or Batching()
     with model.frozen():
-        key = result_key(model, encoded, mask, batching)
-    raw = current_store().get(key, lambda: run(model, encoded, mask, batching, task.name))
+        key = result_key("evaluation", model, encoded, mask, batching)
+    stored = current_store().get(key, lambda: vars(run(model, encoded, mask, batching, task.name)))
+    raw = RawResults(**stored)
     return Outcomes(task, mask, task.metric, encoded.n_labels, encoded.truncated, raw)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pytest_bertology.engine.batching import Batching, batches
-from pytest_bertology.engine.encoding import encode
+from pytest_bertology.engine.encoding import Encoded, encode
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
+from pytest_bertology.engine.store import current_store, result_key
 from pytest_bertology.errors import InvalidArgument, NonFinite
 from pytest_bertology.heads import HeadMap, HeadScores
 from pytest_bertology.models import ModelUnderTest
@@ -48,10 +50,21 @@ def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching
     Raises NonFinite where an example's loss or gradient is not finite, naming the example.
     """
     encoded = encode(model, task)
+    batching = batching or Batching()
+    with model.frozen():
+        key = result_key("gradient importance", model, encoded, model.mask_in_force(), batching)
+    stored = current_store().get(key, lambda: {"scores": _mean_sensitivity(model, task, encoded, batching)})
+    return HeadScores(stored["scores"], model.heads, method="gradient")
+
+
+def _mean_sensitivity(
+    model: ModelUnderTest, task: Task, encoded: Encoded, batching: Batching
+) -> npt.NDArray[np.float64]:
+    """One gradient per example and head: every example of a batch has gates of its own."""
     totals = [np.zeros(site.heads, dtype=np.float64) for site in model.sites]
     done = 0
     with torch.enable_grad(), model.frozen(), tracked(f"{task.name}, head importance", len(task)) as show:
-        for batch in batches(model, encoded, batching or Batching()):
+        for batch in batches(model, encoded, batching):
             gates = [
                 torch.ones(
                     len(batch.positions), site.heads, dtype=_gate_dtype(model), device=model.device, requires_grad=True
@@ -67,7 +80,7 @@ def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching
                 total += gradient.abs().double().sum(dim=0).cpu().numpy()
             done += len(batch.positions)
             show(done)
-    return HeadScores(np.concatenate(totals) / len(task), model.heads, method="gradient")
+    return np.concatenate(totals) / len(task)
 
 
 def random_importance(heads: HeadMap, seed: int) -> HeadScores:

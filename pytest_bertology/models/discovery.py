@@ -120,7 +120,8 @@ def _receiver(calls: list[_Call]) -> Callable[[nn.Module, tuple[Any, ...], dict[
         if not calls:
             return
         call = calls[-1]
-        for key, value in [*enumerate(args), *kwargs.items()]:
+        arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        for key, value in arguments:
             if isinstance(value, Tensor) and _same_numbers(value, call.context):
                 call.receivers.append((module, key))
 
@@ -157,7 +158,9 @@ def _projection(call: _Call, architecture: str, names: Mapping[int, str]) -> tup
         (module, key) for module, key in call.receivers if set(map(id, computing)) <= set(map(id, module.modules()))
     ]
     if not holders:
-        raise CannotGate(architecture, site, f"{len(computing)} modules receive the contexts, and no one module holds them")
+        raise CannotGate(
+            architecture, site, f"{len(computing)} modules receive the contexts, and no one module holds them"
+        )
     return min(holders, key=lambda holder: sum(1 for _ in holder[0].modules()))
 
 

@@ -84,7 +84,9 @@ class Gating:
             raise InvalidGate(f"gates for {len(gates)} layers", f"gates for {len(self._sites)} layers")
         for site, gate in zip(self._sites, gates, strict=True):
             if gate is not None and (gate.ndim not in (1, 2) or gate.shape[-1] != site.heads):
-                raise InvalidGate(f"shape {tuple(gate.shape)}", f"({site.heads},) or (batch, {site.heads}) at {site.name}")
+                raise InvalidGate(
+                    f"shape {tuple(gate.shape)}", f"({site.heads},) or (batch, {site.heads}) at {site.name}"
+                )
 
     def _enter(self) -> None:
         with self._lock:
@@ -172,6 +174,6 @@ def _per_example(site: Site, context: Tensor, gate: Tensor) -> Tensor:
         gate = gate.repeat_interleave(rows // batch, dim=0)
     elif rows != batch:
         raise InvalidGate(f"gates for {batch} examples", f"gates for the {rows} examples that reach {site.name}")
-    split = context.unflatten(-1, (site.heads, site.width))
+    split = context.reshape(*context.shape[:-1], site.heads, site.width)
     shape = (gate.shape[0], *(1,) * (split.ndim - 3), site.heads, 1)
     return (split * gate.reshape(shape)).flatten(-2)

@@ -52,15 +52,13 @@ def load_model(
         _refuse_files(name)
     elif not (Path(name) / "config.json").is_file():
         raise ModelNotFound(name, "the folder has no config.json: it is not a transformers checkpoint")
-    with _quiet():
+    with _Quiet():
         config = _from_source(AutoConfig, name, options)
         kind = check_kind(kind) if kind is not None else kind_of_config(config, name)
         model = _weights(name, kind, {**options, "dtype": _dtype(dtype) or "auto"})
         found, reason = _tokenizer(name if tokenizer is None else tokenizer, options)
     model = model.to(_device(device)).eval()
-    return ModelUnderTest(
-        model, tokenizer=found, name=_short(name), kind=kind, sample=sample, no_tokenizer=reason
-    )
+    return ModelUnderTest(model, tokenizer=found, name=_short(name), kind=kind, sample=sample, no_tokenizer=reason)
 
 
 def _live(
@@ -68,7 +66,9 @@ def _live(
 ) -> ModelUnderTest:
     """A live model stays where and as it is; asking for something else is an error rather than a hidden change."""
     if device != "auto" and torch.device(device).type != model.device.type:
-        raise InvalidArgument("device", str(device), f"'auto' or where the live model is ({model.device}); move it first")
+        raise InvalidArgument(
+            "device", str(device), f"'auto' or where the live model is ({model.device}); move it first"
+        )
     if dtype is not None and _dtype(dtype) != model.dtype:
         raise InvalidArgument("dtype", str(dtype), f"None or the live model's ({model.dtype}); convert it first")
     reason = "none was given with the model"
@@ -121,7 +121,7 @@ def _weights(name: str, kind: str, options: dict[str, Any]) -> PreTrainedModel:
     mismatched = sorted(str(key[0] if isinstance(key, tuple | list) else key) for key in info["mismatched_keys"])
     if missing or mismatched:
         raise IncompleteCheckpoint(name, type(model).__name__, missing, mismatched)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _loaded(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -176,7 +176,7 @@ def _short(name: str) -> str:
     return path.resolve().name if path.exists() else name
 
 
-class _quiet:
+class _Quiet:
     """No progress bars and load reports: what matters of them is raised as an error."""
 
     def __enter__(self) -> None:
@@ -189,5 +189,3 @@ class _quiet:
         transformers_logging.set_verbosity(self._verbosity)
         if self._bars:
             transformers_logging.enable_progress_bar()
-
-

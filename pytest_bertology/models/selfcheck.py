@@ -259,13 +259,13 @@ def _check_share(
 
 def _share(site: Site, head: Head, context: Tensor) -> Tensor:
     """What this head alone adds to the projection's output: its context times its columns."""
-    own = context[..., head.head, :]
+    own: Tensor = context[..., head.head, :]
     columns = slice(head.head * own.shape[-1], (head.head + 1) * own.shape[-1])
     weight = getattr(site.projection, "weight", None)
     if type(site.projection) is nn.Linear and weight is not None:
-        return own @ weight[:, columns].T
+        return torch.matmul(own, weight[:, columns].T)
     if isinstance(site.projection, Conv1D):
-        return own @ site.projection.weight[columns]
+        return torch.matmul(own, site.projection.weight[columns])
     alone = torch.zeros_like(context)
     alone[..., head.head, :] = own
     alone = alone.flatten(-2)
@@ -274,7 +274,8 @@ def _share(site: Site, head: Head, context: Tensor) -> Tensor:
 
 
 def _first(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result
+    tensor: Tensor = result[0] if isinstance(result, tuple) else result
+    return tensor
 
 
 def _tolerance(dtype: torch.dtype) -> float:

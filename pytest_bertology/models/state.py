@@ -76,7 +76,7 @@ def _bytes(tensor: Tensor) -> memoryview:
     if tensor.is_meta:
         return memoryview(b"")
     flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class ModelState:
         for module in self.model.modules():
             module.training = self.training.get(id(module), module.training)
             for kind in _HOOKS:
-                present = getattr(module, kind, None)
-                for key in [key for key in present or () if key not in self.hooks.get((id(module), kind), ())]:
-                    del present[key]  # type: ignore[index]
+                present = getattr(module, kind, {})
+                for key in set(present) - set(self.hooks.get((id(module), kind), ())):
+                    del present[key]
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self.requires_grad.get(name, parameter.requires_grad))
             parameter.grad = None

@@ -66,14 +66,12 @@ class ModelUnderTest:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelUnderTest:
-        return ModelUnderTest(
-            copy.deepcopy(self.model, memo), tokenizer=self.tokenizer, name=self.name, kind=self.kind
-        )
+        return ModelUnderTest(copy.deepcopy(self.model, memo), tokenizer=self.tokenizer, name=self.name, kind=self.kind)
 
     @property
     def device(self) -> torch.device:
         """Where the model's inputs go."""
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def dtype(self) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData, MissingColumn
-from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, METRICS, REGRESSION, TOKENS, Metric, find_metric
+from pytest_bertology.tasks.metrics import (
+    CLASSIFICATION,
+    LANGUAGE,
+    METRICS,
+    REGRESSION,
+    TOKENS,
+    Metric,
+    find_metric,
+)
 from pytest_bertology.tasks.readers import Table, read
 from pytest_bertology.tasks.task import Task
 
@@ -88,7 +96,9 @@ def _text_columns(table: Table, text: str | Sequence[str] | None) -> tuple[str, 
     found = [name for name in _TEXTS if name in table.columns]
     if len(found) == 1:
         return (found[0],)
-    wanted = "text column that is known by name" if not found else f"single text column ({' and '.join(found)} could be)"
+    wanted = (
+        "text column that is known by name" if not found else f"single text column ({' and '.join(found)} could be)"
+    )
     raise MissingColumn(table.name, wanted, list(table.columns), "text=")
 
 
@@ -117,7 +127,8 @@ def _texts(table: Table, names: Sequence[str]) -> tuple[Any, ...]:
             )
             if not fits:
                 raise MalformedData(
-                    table.name, f"column {name!r}, example {row}: {value!r} is not {'a list of words' if words else 'text'}"
+                    table.name,
+                    f"column {name!r}, example {row}: {value!r} is not {'a list of words' if words else 'text'}",
                 )
     if len(names) == 2:
         return tuple(zip(*(table.columns[name] for name in names), strict=True))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytest_bertology.errors import MalformedData, TaskNotFound
 
@@ -37,7 +37,7 @@ def read(source: Any, split: str | None) -> Table:
             return _from_splits(source, split, "the data set")
         return Table("the given columns", {str(k): list(v) for k, v in source.items()}, {})
     if _is_dataset(source):
-        return _from_dataset(source, str(getattr(source, "info", None) and source.info.dataset_name or "data set"))
+        return _from_dataset(source, str((getattr(source, "info", None) and source.info.dataset_name) or "data set"))
     name = os.fspath(source)
     path = Path(name)
     if path.is_file():
@@ -57,7 +57,7 @@ def _from_file(path: Path) -> Table:
     return Table(path.name, columns, {})
 
 
-def _delimited(delimiter: str, quoting: int) -> Callable[[Path], dict[str, list[Any]]]:
+def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Path], dict[str, list[Any]]]:
     def read_delimited(path: Path) -> dict[str, list[Any]]:
         with _opened(path) as file:
             try:
@@ -145,8 +145,8 @@ def _from_hub(name: str, split: str | None) -> Table:
         raise TaskNotFound(name, "a hub name is owner/name, name/config or owner/name/config")
     readings: list[tuple[str, str | None]] = [("/".join(parts[:2]), parts[2])] if len(parts) == 3 else [(name, None)]
     if len(parts) == 2:
-        config = (parts[0], parts[1])
-        readings = [config] if parts[0] in _COLLECTIONS else [*readings, config]
+        within = (parts[0], parts[1])
+        readings = [within] if parts[0] in _COLLECTIONS else [*readings, within]
     reasons = []
     for repository, config in readings:
         try:

@@ -12,7 +12,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pytest_bertology.errors import EmptyTask, LabelMismatch, MalformedData, SingleClass
-from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, REGRESSION, TOKENS, Array, Metric, find_metric
+from pytest_bertology.tasks.metrics import (
+    CLASSIFICATION,
+    LANGUAGE,
+    REGRESSION,
+    TOKENS,
+    Array,
+    Metric,
+    find_metric,
+)
 
 Text: TypeAlias = "str | tuple[str, ...]"
 

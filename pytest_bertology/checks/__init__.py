@@ -1,0 +1,1 @@
+"""Checks: one measure, one threshold, one explained verdict."""

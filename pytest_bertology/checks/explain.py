@@ -1,0 +1,151 @@
+"""Why a check failed, for a tired engineer: what was measured, what was required, which heads, which examples."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pytest_bertology.errors import describe_heads
+from pytest_bertology.heads import Head, HeadScores
+from pytest_bertology.measures.retention import Retention
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.metrics import CLASSIFICATION
+
+_EXAMPLES = 5
+
+
+def not_retained(model: ModelUnderTest, found: Retention, tolerance: float, relative: bool, why: str) -> str:
+    """The failure page of a retention check."""
+    metric = found.baseline.metric.name
+    heads = found.heads
+    total = len(model.heads)
+    title = f"{metric} is not retained with {len(heads)} of {total} heads masked ({len(heads) / total:.0%}{why})"
+    rows = {
+        "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
+        "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
+        "baseline": f"{found.baseline.score:.4f}{_right(found, masked=False)}",
+        "masked": f"{found.masked.score:.4f}{_right(found, masked=True)}",
+        "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
+        **_bound(found, tolerance, relative),
+        "heads": describe_heads(heads),
+        **_idle(model, heads),
+    }
+    return "\n".join([title, "", *_table(rows), *_flipped(model, found)])
+
+
+def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> str:
+    """The failure page of a ranking check."""
+    title = f"{len(missed)} of the heads are not among the {k} most important of {len(scores.heads)} ({scores.method})"
+    last = scores.top(k)[-1] if k else None
+    rows = {str(head): f"rank {rank} (from 0), score {scores[head]:.4g}" for head, rank in missed.items()}
+    required = {"required": f"rank below {k}" + (f": a score of {last}'s {scores[last]:.4g} or more" if last else "")}
+    top = {f"top {min(k, 10)}": ", ".join(f"{head} {scores[head]:.4g}" for head in scores.top(min(k, 10)))}
+    return "\n".join([title, "", *_table({**rows, **required, **top})])
+
+
+def rankings_disagree(scores: HeadScores, other: HeadScores, correlation: float, required: float) -> str:
+    """The failure page of a comparison of two rankings."""
+    moved = sorted(scores.heads, key=lambda head: -abs(scores.rank(head) - other.rank(head)))[:_EXAMPLES]
+    rows = {
+        "correlation": f"{correlation:.4f} (Spearman, {len(scores.heads)} heads); required: at least {required}",
+        "rankings": f"{scores.method} and {other.method}",
+        "most moved": ", ".join(f"{head} {scores.rank(head)} → {other.rank(head)}" for head in moved),
+    }
+    return "\n".join(["the two rankings of heads do not agree", "", *_table(rows)])
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    width = max(map(len, rows), default=0)
+    lines = []
+    for name, value in rows.items():
+        wrapped = textwrap.wrap(value, 96, break_long_words=False) or [""]
+        lines.append(f"  {name:<{width}}  {wrapped[0]}")
+        lines += [f"  {'':<{width}}  {line}" for line in wrapped[1:]]
+    return lines
+
+
+def _right(found: Retention, *, masked: bool) -> str:
+    if found.baseline.task.kind != CLASSIFICATION:
+        return ""
+    right = (found.masked if masked else found.baseline).right
+    return f" ({int(right.sum())} of {len(right)} right)"
+
+
+def _drop(found: Retention, relative: bool) -> str:
+    return f"{found.relative_drop:.2%} of the baseline" if relative else f"{found.drop:.4f}"
+
+
+def _amount(value: float, relative: bool) -> str:
+    return f"{value:.2%} of the baseline" if relative else f"{value:g}"
+
+
+def _bound(found: Retention, tolerance: float, relative: bool) -> dict[str, str]:
+    """The bound, and what it means where the data and not the model is what falls short."""
+    if found.bound is None:
+        return {}
+    upper = found.bound.upper / (found.scale() if relative else 1.0)
+    observed = found.relative_drop if relative else found.drop
+    said = f"below {_figure(upper, relative)} with {found.bound.confidence:.0%} confidence ({found.bound.method})"
+    if observed <= tolerance < upper:
+        n = len(found.baseline)
+        said += (
+            f". The drop itself is within the tolerance, but {n} examples cannot establish that: the smallest "
+            f"tolerance that they could is {_figure(upper, relative)}. Use more examples or that tolerance."
+        )
+    return {"true drop": said}
+
+
+def _figure(value: float, relative: bool) -> str:
+    """Rounded up in the last digit shown, so that it could be used as the tolerance."""
+    scale = 10_000
+    rounded = float(np.ceil(value * scale - 1e-9) / scale)
+    return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
+
+
+def _idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
+    idle = [head for head in heads if head in model.check.idle]
+    return {"idle": f"{describe_heads(idle)} (masking them moves nothing)"} if idle else {}
+
+
+def _flipped(model: ModelUnderTest, found: Retention) -> list[str]:
+    """The examples that the mask made wrong, the surest first."""
+    if found.baseline.task.kind != CLASSIFICATION:
+        return _worst_losses(found)
+    lost = np.flatnonzero(found.baseline.right & ~found.masked.right)
+    gained = int((~found.baseline.right & found.masked.right).sum())
+    if not len(lost):
+        return []
+    margins = np.array([_margin(found.masked.logits[i]) for i in lost])
+    worst = lost[np.argsort(-margins, kind="stable")][:_EXAMPLES]
+    names = model.model.config.id2label
+    lines = ["", f"  {len(lost)} became wrong and {gained} right; the worst of them:"]
+    for i in worst:
+        label, says = (names[int(a[i])] for a in (found.baseline.labels, found.masked.predictions))
+        sure = _margin(found.masked.logits[i])
+        lines.append(f"    #{i} {_shown(found, int(i))}: {label}, now {says} (margin {sure:.2f})")
+    return lines
+
+
+def _worst_losses(found: Retention) -> list[str]:
+    rise = found.masked.losses - found.baseline.losses
+    worst = np.argsort(-rise, kind="stable")[:_EXAMPLES]
+    lines = ["", "  the examples whose loss rose most:"]
+    for i in worst:
+        before, after = found.baseline.losses[i], found.masked.losses[i]
+        lines.append(f"    #{i} {_shown(found, int(i))}: {before:.3f} → {after:.3f}")
+    return lines
+
+
+def _margin(logits: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    two = np.sort(logits)[-2:]
+    return float(two[1] - two[0])
+
+
+def _shown(found: Retention, index: int) -> str:
+    """An example's text on one line, control characters escaped."""
+    text = found.baseline.task.texts[index]
+    parts = [text] if isinstance(text, str) else list(text)
+    joined = (" | " if found.baseline.task.pairs else " ").join(parts)
+    return repr(joined if len(joined) <= 100 else joined[:99] + "…")
