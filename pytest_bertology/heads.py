@@ -23,7 +23,7 @@ from pytest_bertology.errors import (
     UnknownHead,
 )
 
-MASK_SCHEMA = 1
+_MASK_SCHEMA = "pytest-bertology head mask 1"
 
 
 class Head(NamedTuple):
@@ -251,7 +251,7 @@ class HeadMask:
         """This mask as JSON text that a person can read and a diff can show."""
         damped = {str(h): g for h, g in zip(self.heads, self.gates, strict=True) if g not in (0.0, 1.0)}
         content: dict[str, Any] = {
-            "schema": f"pytest-bertology head mask {MASK_SCHEMA}",
+            "schema": _MASK_SCHEMA,
             "heads": self.heads.to_jsonable(),
             "masked": [list(head) if head.stack else [head.layer, head.head] for head in self.masked],
         }
@@ -271,17 +271,28 @@ class HeadMask:
             raise InvalidMaskFile(source, f"it is not JSON ({error})") from None
         if not isinstance(content, dict) or not isinstance(content.get("masked"), list) or "heads" not in content:
             raise InvalidMaskFile(source, 'it must be an object with "heads" and "masked"')
+        if content.get("schema", _MASK_SCHEMA) != _MASK_SCHEMA:
+            raise InvalidMaskFile(source, f"its schema is {content['schema']!r}; this version reads {_MASK_SCHEMA!r}")
         own = _read_head_map(content["heads"], source)
         if heads is not None and own != heads:
             raise MaskOfAnotherModel(own.describe(), heads.describe(), source)
-        mask = cls.without(own, [tuple(head) if isinstance(head, list) else head for head in content["masked"]])
+        try:
+            mask = cls.without(own, content["masked"])
+        except NotAHead as error:
+            raise InvalidMaskFile(source, f'"masked" must list [layer, head] pairs; {error.value!r} is none') from None
         damped = content.get("gates", {})
         if not isinstance(damped, dict) or not all(isinstance(gate, int | float) for gate in damped.values()):
             raise InvalidMaskFile(source, '"gates" must map head names such as "L2H4" to numbers')
         unknown = set(damped) - {str(head) for head in own}
         if unknown:
             raise InvalidMaskFile(source, f'"gates" names heads the mask does not have: {sorted(unknown)}')
-        return cls(own, tuple(damped.get(str(h), g) for h, g in zip(own, mask.gates, strict=True)))
+        twice = sorted(set(damped) & set(map(str, mask.masked)))
+        if twice:
+            raise InvalidMaskFile(source, f'"masked" and "gates" name the same heads: {twice}')
+        try:
+            return cls(own, tuple(damped.get(str(h), g) for h, g in zip(own, mask.gates, strict=True)))
+        except InvalidGate as error:
+            raise InvalidMaskFile(source, str(error)) from None
 
     def _combine(self, other: HeadMask, choose: Callable[[float, float], float]) -> HeadMask:
         if self.heads != other.heads:

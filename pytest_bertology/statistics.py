@@ -13,6 +13,9 @@ from scipy import optimize, stats
 
 Array = npt.NDArray[Any]
 
+_RESAMPLED = 2**20
+"""Positions drawn at a time: the jackknife alone would hold n times n of them."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -80,6 +83,7 @@ def bootstrap_upper_bound(
             lambda positions: drop(np.asarray(positions, dtype=np.int64)),
             vectorized=False,
             n_resamples=resamples,
+            batch=max(1, _RESAMPLED // n),
             confidence_level=confidence,
             alternative="less",
             method="BCa",

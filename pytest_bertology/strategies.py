@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads import Head, HeadMap, HeadMask
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.sampling import can_batch
 
 
 def head_sets(
@@ -19,11 +20,7 @@ def head_sets(
 
     `max_size` is by default all heads. Raises InvalidArgument for sizes the model cannot give.
     """
-    heads = _heads(model)
-    largest = len(heads) if max_size is None else max_size
-    _check_sizes(heads, min_size, largest)
-    drawn = st.lists(st.sampled_from(list(heads)), min_size=min_size, max_size=largest, unique=True)
-    return drawn.map(heads.select)
+    return _sets(_heads(model), ("min_size", min_size), ("max_size", max_size))
 
 
 def head_masks(
@@ -34,7 +31,7 @@ def head_masks(
     `max_masked` is by default all heads. Raises InvalidArgument for sizes the model cannot give.
     """
     heads = _heads(model)
-    sets = head_sets(heads, min_size=min_masked, max_size=max_masked)
+    sets = _sets(heads, ("min_masked", min_masked), ("max_masked", max_masked))
     return sets.map(lambda masked: HeadMask.without(heads, masked))
 
 
@@ -44,7 +41,8 @@ def token_batches(
     """Batches of token ids for the model, padded on the right: `input_ids` and, where it is read, `attention_mask`.
 
     Tensors (batch, tokens) on the model's device, drawn from its vocabulary without special tokens; shrink to one
-    short sequence of low ids. Raises InvalidArgument for lengths the model cannot read.
+    short sequence of low ids. A model that takes one sequence at a time gets no more. Raises InvalidArgument for
+    lengths the model cannot read.
     """
     from pytest_bertology.engine.batching import collate
     from pytest_bertology.engine.encoding import Example
@@ -55,6 +53,8 @@ def token_batches(
         raise InvalidArgument("max_length", max_length, f"lengths from 1 to {longest}, min_length the smaller")
     if max_batch < 1:
         raise InvalidArgument("max_batch", max_batch, "at least one sequence")
+    if not can_batch(model.model):
+        max_batch = 1
     tokens = st.sampled_from(_ordinary_tokens(model))
     sequences = st.lists(tokens, min_size=min_length, max_size=max_length)
 
@@ -68,12 +68,18 @@ def _heads(model: ModelUnderTest | HeadMap) -> HeadMap:
     return model if isinstance(model, HeadMap) else model.heads
 
 
-def _check_sizes(heads: HeadMap, smallest: int, largest: int) -> None:
-    for name, size in (("min_size", smallest), ("max_size", largest)):
+def _sets(heads: HeadMap, least: tuple[str, int], most: tuple[str, int | None]) -> SearchStrategy[tuple[Head, ...]]:
+    """Sets of heads; the sizes come with the names that the caller knows them by."""
+    (low, smallest), (high, greatest) = least, most
+    largest = len(heads) if greatest is None else greatest
+    for name, size in ((low, smallest), (high, largest)):
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(heads):
             raise InvalidArgument(name, size, f"a number of heads from 0 to {len(heads)}")
     if smallest > largest:
-        raise InvalidArgument("min_size", smallest, f"at most max_size, {largest}")
+        raise InvalidArgument(low, smallest, f"at most {high}, {largest}")
+    if not largest:
+        return st.just(())
+    return st.lists(st.sampled_from(list(heads)), min_size=smallest, max_size=largest, unique=True).map(heads.select)
 
 
 def _ordinary_tokens(model: ModelUnderTest) -> list[int]:

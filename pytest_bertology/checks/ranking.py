@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from pytest_bertology.checks import explain
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
@@ -20,7 +22,7 @@ def assert_heads_in_top(scores: HeadScores, heads: Iterable[HeadLike], k: int) -
     named = scores.heads.select(heads)
     if not named:
         raise NoHeadSelected("heads=[] names no head", "Name the heads that must rank high.")
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < len(scores.heads):
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k < len(scores.heads):
         raise InvalidArgument("k", k, f"a whole number from 1 to {len(scores.heads) - 1}: of {len(scores.heads)} heads")
     missed = {head: scores.rank(head) for head in named if scores.rank(head) >= k}
     verdict = Verdict(

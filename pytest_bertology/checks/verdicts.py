@@ -41,6 +41,8 @@ class Verdict:
 class CheckFailed(AssertionError):
     """A check that did not hold; its message explains the verdict."""
 
+    __module__ = "pytest_bertology"
+
     def __init__(self, message: str, verdict: Verdict) -> None:
         self.verdict = verdict
         super().__init__(message)

@@ -55,7 +55,7 @@ class Encoded:
         return sha.hexdigest()
 
 
-_cache: WeakKeyDictionary[ModelUnderTest, dict[tuple[str, int], Encoded]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[ModelUnderTest, dict[tuple[Any, ...], Encoded]] = WeakKeyDictionary()
 
 
 def encode(model: ModelUnderTest, task: Task) -> Encoded:
@@ -64,7 +64,8 @@ def encode(model: ModelUnderTest, task: Task) -> Encoded:
     Raises NoTokenizer, WrongTaskKind, LabelMismatch, or MalformedData for an example with nothing to judge.
     """
     known = _cache.setdefault(model, {})
-    key = (task.digest, id(model.tokenizer))
+    names = tuple((getattr(model.model.config, "id2label", None) or {}).items())
+    key = (task.digest, task.label_names, names, id(model.tokenizer), max_length(model))
     if key not in known:
         while len(known) >= 8:
             known.pop(next(iter(known)))

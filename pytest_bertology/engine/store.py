@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,8 @@ class ResultStore:
         return found
 
     def _hold(self, key: str, results: Arrays) -> None:
+        for array in results.values():
+            array.setflags(write=False)  # all who ask share it
         with self._lock:
             self._held[key] = results
             self._held.move_to_end(key)
@@ -77,7 +80,7 @@ class ResultStore:
 
     def _read(self, key: str) -> Arrays | None:
         path = self._path(key)
-        if path is None or not path.is_file():
+        if path is None:
             return None
         try:
             content = path.read_bytes()
@@ -85,7 +88,9 @@ class ResultStore:
                 raise ValueError("its checksum does not fit")
             with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             warnings.warn(f"the stored result {path} is damaged ({error}); computing it again", BertologyWarning, 2)
             return None
 
@@ -93,8 +98,10 @@ class ResultStore:
         path = self._path(key)
         if path is None:
             return
+        if any(array.dtype.hasobject for array in results.values()):
+            raise TypeError(f"only arrays of numbers can be stored, not {sorted(results)} with objects among them")
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **results)
+        np.savez(buffer, **results)  # type: ignore[arg-type]
         content = buffer.getvalue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +119,7 @@ class ResultStore:
 
 
 def result_key(what: str, model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching) -> str:
-    """SHA-256 of everything a result depends on: what it is, weights, configuration, data, gates, batching, versions."""
+    """SHA-256 of all that a result depends on: what it is, weights, configuration, data, gates, batching, versions."""
     gates = None if mask is None or not mask.touched else mask.gates
     parts = (
         _SCHEMA,

@@ -14,9 +14,8 @@ from pytest_bertology.engine.store import current_store, result_key
 from pytest_bertology.errors import InvalidArgument, NonFinite
 from pytest_bertology.heads import HeadMap, HeadScores
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.tasks.task import Task
-
-METHODS = ("gradient", "random")
 
 
 def head_importance(
@@ -35,8 +34,8 @@ def head_importance(
 
 def check_method(method: str) -> str:
     """Return `method`, or raise InvalidArgument."""
-    if method not in METHODS:
-        raise InvalidArgument("method", method, "one of " + ", ".join(METHODS))
+    if method not in IMPORTANCE_METHODS:
+        raise InvalidArgument("method", method, "one of " + ", ".join(IMPORTANCE_METHODS))
     return method
 
 

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from pytest_bertology.errors import UnknownKind
+from pytest_bertology.names import KINDS
 
-AUTO_CLASSES = {
+_AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
@@ -20,8 +21,6 @@ AUTO_CLASSES = {
     "audio-classification": "AutoModelForAudioClassification",
     "encoder": "AutoModel",
 }
-KINDS = tuple(AUTO_CLASSES)
-
 _MAPPINGS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
@@ -46,12 +45,12 @@ _SUFFIXES = {
 def auto_class(kind: str) -> Any:
     """The transformers Auto class that loads `kind`; raises UnknownKind."""
     check_kind(kind)
-    return getattr(transformers, AUTO_CLASSES[kind])
+    return getattr(transformers, _AUTO_CLASSES[kind])
 
 
 def check_kind(kind: str) -> str:
     """Return `kind`, or raise UnknownKind."""
-    if kind not in AUTO_CLASSES:
+    if kind not in KINDS:
         raise UnknownKind(f"{kind!r} is not a kind of model", KINDS)
     return kind
 

@@ -19,8 +19,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config, kind_of_model
 from pytest_bertology.models.under_test import ModelUnderTest
-
-DTYPES = ("float64", "float32", "bfloat16", "float16")
+from pytest_bertology.names import DTYPES
 
 
 def load_model(

@@ -61,6 +61,8 @@ def load_task(
     kind = TOKENS if wordwise else _kind(labels, metric)
     if kind == REGRESSION:
         labels = tuple(_float(table, label_name, value) for value in labels)
+    else:
+        _refuse_hidden(table, label_name, labels)
     return Task(
         name=table.name,
         kind=kind,
@@ -153,16 +155,27 @@ def _label(table: Table, column: str, row: int, value: Any, names: tuple[str, ..
     if isinstance(value, int | np.integer):
         if names is not None and 0 <= value < len(names):
             return names[value]
-        if names is not None or value < 0:
-            raise MalformedData(
-                table.name, f"column {column!r}, example {row}: label {value} stands for none (a split without labels?)"
-            )
+        if names is not None:
+            raise _hidden(table, column, row, int(value))
         return int(value)
     if isinstance(value, float | np.floating) and np.isfinite(value):
         return float(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
     raise MalformedData(table.name, f"column {column!r}, example {row}: {value!r} is not a label")
+
+
+def _refuse_hidden(table: Table, column: str, labels: Sequence[Any]) -> None:
+    """A class id below 0 stands for no label; a number to be predicted may well be negative."""
+    for row, label in enumerate(labels):
+        for value in label if isinstance(label, tuple) else (label,):
+            if isinstance(value, int) and value < 0:
+                raise _hidden(table, column, row, int(value))
+
+
+def _hidden(table: Table, column: str, row: int, value: int) -> MalformedData:
+    problem = f"column {column!r}, example {row}: label {value} stands for none (a split without labels?)"
+    return MalformedData(table.name, problem)
 
 
 def _numbers(values: Sequence[str]) -> list[Any] | None:

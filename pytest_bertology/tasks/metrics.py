@@ -64,6 +64,8 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], float] | None, kind:
     if metric is None:
         return METRICS[_DEFAULTS[kind]]
     if isinstance(metric, Metric):
+        if kind not in metric.kinds:
+            raise UnknownMetric(metric.name, kind, _names(kind))
         return metric
     if callable(metric):
         function = metric
@@ -71,8 +73,12 @@ def find_metric(metric: str | Metric | Callable[[Any, Any], float] | None, kind:
         return Metric(name, (kind,), lambda results: function(results.labels, results.predictions))
     found = METRICS.get(metric)
     if found is None or kind not in found.kinds:
-        raise UnknownMetric(str(metric), kind, [name for name, known in METRICS.items() if kind in known.kinds])
+        raise UnknownMetric(str(metric), kind, _names(kind))
     return found
+
+
+def _names(kind: str) -> list[str]:
+    return [name for name, metric in METRICS.items() if kind in metric.kinds]
 
 
 def _accuracy(results: Results) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ def read(source: Any, split: str | None) -> Table:
     if isinstance(source, Mapping):
         if source and all(_is_dataset(part) for part in source.values()):
             return _from_splits(source, split, "the data set")
-        return Table("the given columns", {str(k): list(v) for k, v in source.items()}, {})
+        return _from_columns(source)
     if _is_dataset(source):
         return _from_dataset(source, str((getattr(source, "info", None) and source.info.dataset_name) or "data set"))
     name = os.fspath(source)
@@ -47,6 +47,18 @@ def read(source: Any, split: str | None) -> Table:
     if path.suffix.lower() in _READERS or path.is_absolute() or name.startswith("."):
         raise TaskNotFound(name, f"there is no such file (looked from {Path.cwd()})")
     return _from_hub(name, split)
+
+
+def _from_columns(source: Mapping[str, Any]) -> Table:
+    name = "the given columns"
+    for column, values in source.items():
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise MalformedData(name, f"column {column!r} is not a list: {values!r}")
+    columns = {str(column): list(values) for column, values in source.items()}
+    counts = {column: len(values) for column, values in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise MalformedData(name, f"the columns are of different length: {counts}")
+    return Table(name, columns, {})
 
 
 def _from_file(path: Path) -> Table:
@@ -83,7 +95,10 @@ def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Path], dict[
 def _jsonl(path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     with _opened(path) as file:
-        lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+        try:
+            lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+        except UnicodeDecodeError as error:
+            raise MalformedData(str(path), str(error)) from None
     for number, line in lines:
         try:
             row = json.loads(line)

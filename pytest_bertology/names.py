@@ -1,0 +1,19 @@
+"""The names that users write: kinds, dtypes, metrics, methods. Light, so that options can be checked before torch loads."""
+
+from __future__ import annotations
+
+KINDS = (
+    "sequence-classification",
+    "token-classification",
+    "causal-lm",
+    "masked-lm",
+    "seq2seq-lm",
+    "encoder",
+    "image-classification",
+    "audio-classification",
+)
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews", "pearson", "spearman", "perplexity", "loss")
+IMPORTANCE_METHODS = ("gradient", "random")
+EMBEDDED = "embedded"
+"""The model and task that need no hub."""

@@ -1,0 +1,220 @@
+"""The pytest plugin: hooks only. Nothing heavy is imported until a test asks for a model.
+
+Options are in `options`, fixtures in `fixtures`, what a session shares in `session`, reports in `summary`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import pytest
+
+from pytest_bertology.plugin import options
+from pytest_bertology.plugin.fixtures import (
+    _bertology_mask_of_test,
+    bertology_model,
+    bertology_task,
+    head_importance,
+    head_mask,
+    load_bertology_model,
+)
+from pytest_bertology.plugin.parametrization import parametrize
+from pytest_bertology.plugin.session import Session, mask_key, session_key, verdicts_key
+from pytest_bertology.plugin.summary import Gathered
+
+__all__ = [
+    "_bertology_mask_of_test",
+    "bertology_model",
+    "bertology_task",
+    "head_importance",
+    "head_mask",
+    "load_bertology_model",
+]
+
+_FIXTURES = frozenset({"bertology_model", "bertology_task", "head_mask", "head_importance", "load_bertology_model"})
+_PLUGIN = Path(__file__).parent
+_gathered_key = pytest.StashKey[Gathered]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_bertology.plugin import newhooks
+
+    pluginmanager.add_hookspecs(newhooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "bertology(model=..., task=..., split=..., text=..., label=..., metric=..., kind=..., tokenizer=..., "
+        "importance=..., heads_masked=[(layer, head), ...]): which model and task the bertology fixtures of this test "
+        "give, how heads are ranked, and which heads are masked while it runs. Goes before the command line, the "
+        "environment and the ini file.",
+    )
+    config.addinivalue_line(
+        "markers",
+        "gpu: the test needs a CUDA device; skipped with a reason where there is none, failed under "
+        "--bertology-require-gpu.",
+    )
+    config.stash[session_key] = Session(config, options.Settings(config))
+    config.stash[_gathered_key] = Gathered()
+    config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    session = config.stash.get(session_key, None)
+    if session is not None:
+        session.close()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return config.stash[session_key].settings.header() + _rootdir_hint(config)
+
+
+def _rootdir_hint(config: pytest.Config) -> list[str]:
+    """Pytest reads the ini file before it knows our options, and takes `--option PATH` in two words for a test path."""
+    started = config.invocation_params.dir
+    if config.rootpath == started or config.rootpath in started.parents:
+        return []
+    words = [str(word) for word in config.invocation_params.args]
+    split = [word for word in words if word.startswith("--bertology-") and "=" not in word]
+    return [
+        f"bertology: pytest made {config.rootpath} its rootdir, and reads no ini file from {started}: "
+        f"write {name}=... in one word"
+        for name in split[:1]
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize(metafunc, metafunc.config.stash[session_key].settings)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None or not _concerns(item):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        item.config.stash[session_key].missing_gpu("the test is marked gpu")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Run the test under its head mask, listen to its checks, and put the models it used back as they were."""
+    if not _concerns(item):
+        return (yield)
+    from pytest_bertology.checks.verdicts import hearing
+
+    session = item.config.stash[session_key]
+    item.stash[verdicts_key] = verdicts = []
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(hearing(lambda verdict: verdicts.append(verdict.to_jsonable())))
+            mask = item.stash.get(mask_key, None)
+            if mask is not None and mask.touched:
+                stack.enter_context(item.funcargs["bertology_model"].masked(mask))  # type: ignore[attr-defined]
+            result = yield
+    except BaseException:
+        for text in session.restore_models():
+            item.add_report_section("call", "bertology", text)
+        raise
+    changed = session.restore_models()
+    if changed:
+        pytest.fail("\n".join(changed), pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Cut this package's internals from tracebacks of its own errors, and add verdicts and the command to rerun."""
+    concerned = _concerns(item)
+    if concerned:
+        _cut_internals(call)
+    report: pytest.TestReport = yield
+    if concerned:
+        if call.when == "call":
+            report.bertology_verdicts = item.stash.get(verdicts_key, [])  # type: ignore[attr-defined]
+        if report.failed:
+            report.sections.append(("bertology", f"rerun: {_rerun_command(item)}"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash[_gathered_key].lines()
+    if lines:
+        terminalreporter.section("bertology")
+        for line in lines:
+            terminalreporter.line(line, red="  FAILED" in line[:10])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    path = config.stash[session_key].settings.value("report_json")
+    if path and not hasattr(config, "workerinput"):
+        config.stash[_gathered_key].write(Path(path), config.stash[session_key].settings, exitstatus)
+
+
+def _concerns(item: pytest.Item) -> bool:
+    """Whether this plugin has anything to do with a test: it uses a fixture or marker of ours, or imports us."""
+    if not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) or item.get_closest_marker("bertology"):
+        return True
+    module = getattr(item, "module", None)
+    return module is not None and _imports_us(module)
+
+
+@lru_cache(maxsize=1024)
+def _imports_us(module: ModuleType) -> bool:
+    """Whether one of a test module's globals is ours."""
+    for value in vars(module).values():
+        home = getattr(value, "__module__", None) or getattr(value, "__name__", None)
+        if isinstance(home, str) and home.split(".")[0] == "pytest_bertology":
+            return True
+    return False
+
+
+def _cut_internals(call: pytest.CallInfo[None]) -> None:
+    """End the traceback of an error of our own where it enters the package: its message says what to do."""
+    from pytest_bertology.checks.verdicts import CheckFailed
+    from pytest_bertology.errors import BertologyError
+
+    excinfo = call.excinfo
+    if excinfo is None or not isinstance(excinfo.value, BertologyError | CheckFailed):
+        return
+    entries: list[TracebackType] = []
+    entry = excinfo.value.__traceback__
+    while entry is not None and not _internal(Path(entry.tb_frame.f_code.co_filename)):
+        entries.append(entry)
+        entry = entry.tb_next
+    if entry is None or not entries:
+        return
+    cut: TracebackType | None = None
+    for kept in reversed(entries):
+        cut = TracebackType(cut, kept.tb_frame, kept.tb_lasti, kept.tb_lineno)
+    call.excinfo = pytest.ExceptionInfo.from_exception(excinfo.value.with_traceback(cut))
+
+
+def _internal(path: Path) -> bool:
+    """Whether a file is the library's; the plugin's own frames wrap the test and stand before it."""
+    return _PLUGIN.parent in path.parents and _PLUGIN not in path.parents
+
+
+def _rerun_command(item: pytest.Item) -> str:
+    """The command line that runs this test alone, with the options this session was given."""
+    words = ["pytest", item.nodeid]
+    for name, setting in item.config.stash[session_key].settings.given.items():
+        option = options.BY_NAME[name]
+        if setting.source == option.flag_name and name != "report_json":
+            for value in setting.value if option.many else [setting.value]:
+                words.append(option.flag_name if option.flag else f"{option.flag_name}={value}")
+    return shlex.join(words)

@@ -1,0 +1,68 @@
+"""Several models, and markers: turned into fixture parameters when tests are collected.
+
+Parameters, and not a look at the running test, so that the fixtures can have session scope: Hypothesis tests may use
+them, and pytest groups tests by model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_bertology.plugin.options import Settings, marker_arguments
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A model that a test is run with, and how it is loaded where that is not as the session has it."""
+
+    source: str | None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_TASK_ARGUMENTS = ("task", "split", "text", "label", "metric")
+_MODEL_ARGUMENTS = ("kind", "tokenizer")
+
+
+def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
+    """Give each fixture of ours that the test uses what its marker, or several --bertology-model, ask for."""
+    markers = metafunc.definition.iter_markers("bertology")
+    asked = marker_arguments(markers, metafunc.definition.nodeid)
+    used = metafunc.fixturenames
+    if "bertology_model" in used:
+        _models(metafunc, settings, asked)
+    task = {name: asked[name] for name in _TASK_ARGUMENTS if name in asked}
+    if task and "bertology_task" in used:
+        _one(metafunc, "bertology_task", task, Path(str(task.get("task", task.get("split", "task")))).name)
+    if "heads_masked" in asked and "head_mask" in used:
+        _one(metafunc, "head_mask", asked["heads_masked"], "mask")
+    if "importance" in asked and "head_importance" in used:
+        _one(metafunc, "head_importance", asked["importance"], asked["importance"])
+
+
+def _models(metafunc: pytest.Metafunc, settings: Settings, asked: dict[str, Any]) -> None:
+    named = asked.get("model")
+    sources: Sequence[Any] = settings.value("model") if named is None else [named] if isinstance(named, str) else named
+    options = tuple((name, asked[name]) for name in _MODEL_ARGUMENTS if name in asked)
+    if len(sources) > 1:
+        requests = [ModelRequest(source, options) for source in sources]
+        metafunc.parametrize("bertology_model", requests, indirect=True, scope="session", ids=_ids(sources))
+    elif named is not None or options:
+        request = ModelRequest(sources[0] if sources else None, options)
+        _one(metafunc, "bertology_model", request, _ids([request.source or "model"])[0])
+
+
+def _one(metafunc: pytest.Metafunc, name: str, value: Any, label: str) -> None:
+    """A single parameter, without a trace in the test's name where pytest (8.4) can do that."""
+    hidden: Any = getattr(pytest, "HIDDEN_PARAM", label)
+    metafunc.parametrize(name, [value], indirect=True, scope="session", ids=[hidden])
+
+
+def _ids(sources: Sequence[Any]) -> list[str]:
+    """Folder names where they tell the models apart, else the sources as given."""
+    names = [Path(str(source)).name for source in sources]
+    return names if len(set(names)) == len(names) else [str(source) for source in sources]

@@ -1,0 +1,188 @@
+"""What one pytest session shares: loaded models and tasks, the result store, and the verdicts of the test under way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bertology.names import EMBEDDED
+from pytest_bertology.plugin.options import Settings
+
+if TYPE_CHECKING:
+    from pytest_bertology.heads import HeadMask
+    from pytest_bertology.models import ModelUnderTest
+    from pytest_bertology.models.state import ModelState
+    from pytest_bertology.tasks import Task
+
+
+@dataclass
+class LoadedModel:
+    """A model of the session, how to load it again, and its state as it was loaded."""
+
+    model: ModelUnderTest
+    source: str
+    options: Mapping[str, Any]
+    state: ModelState
+
+
+@dataclass
+class Session:
+    """The state of one pytest session; empty, and importing nothing, until a test asks for a model."""
+
+    config: pytest.Config
+    settings: Settings
+    models: dict[tuple[Any, ...], LoadedModel] = field(default_factory=dict)
+    tasks: dict[tuple[Any, ...], Task] = field(default_factory=dict)
+    stack: ExitStack = field(default_factory=ExitStack)
+    started: bool = False
+
+    def start(self) -> None:
+        """Set up the result store and progress, once, when the first model or task is asked for."""
+        if self.started:
+            return
+        self.started = True
+        from pytest_bertology.engine.progress import reporting_to
+        from pytest_bertology.engine.store import ResultStore, using_store
+        from pytest_bertology.plugin.progress import terminal_progress
+
+        folder = self.settings.value("store")
+        self.stack.enter_context(using_store(ResultStore(Path(folder) if folder else None)))
+        self.stack.enter_context(reporting_to(terminal_progress(self.config)))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.models.clear()
+        self.tasks.clear()
+        self.stack.close()
+
+    def model(self, source: Any = None, **options: Any) -> ModelUnderTest:
+        """The model `source`, by default the session's own, loaded once; options override the session's.
+
+        Skips the test where no model is named, or a GPU is asked for and there is none.
+        """
+        self.start()
+        source = self._source() if source is None else source
+        chosen = {name: self.settings.value(name) for name in _MODEL_OPTIONS} | options
+        self._needs_gpu(chosen["device"])
+        if not isinstance(source, str | Path):
+            return self._live(source, chosen)
+        key = (str(source), *((name, repr(chosen[name])) for name in sorted(chosen)))
+        if key not in self.models:
+            from pytest_bertology.models.state import ModelState
+
+            model = self._load(str(source), chosen)
+            self.models[key] = LoadedModel(model, str(source), chosen, ModelState.capture(model.model))
+        return self.models[key].model
+
+    def restore_models(self) -> list[str]:
+        """Put every model back as it was loaded; load those anew whose weights were changed, and say which."""
+        told = []
+        for known in self.models.values():
+            changed = known.state.restore()
+            if changed:
+                from pytest_bertology.errors import WeightsChanged
+
+                told.append(str(WeightsChanged(known.model.name, changed)))
+                self._reload(known)
+        return told
+
+    def _reload(self, known: LoadedModel) -> None:
+        """Load a model anew into the object that fixtures have handed out."""
+        from pytest_bertology.models.state import ModelState
+
+        fresh = self._load(known.source, known.options)
+        vars(known.model).update(vars(fresh))
+        known.state = ModelState.capture(fresh.model)
+
+    def task(self, asked: Mapping[str, Any]) -> Task:
+        """The task of the session, some of its settings replaced by what a marker asks for."""
+        self.start()
+        chosen = {name: self.settings.value(name) for name in _TASK_OPTIONS} | dict(asked)
+        source = chosen.pop("task")
+        if source is None:
+            pytest.skip("no task to judge models on: give --bertology-task (a file, a hub name, or 'embedded')")
+        key = (repr(source), *((name, repr(value)) for name, value in sorted(chosen.items())))
+        if key not in self.tasks:
+            self.tasks[key] = _load_task(source, chosen)
+        return self.tasks[key]
+
+    def mask(self, model: ModelUnderTest, heads_masked: Any = None) -> HeadMask:
+        """The head mask to test `model` under: the marker's, else the file's, else the hook's, else none masked."""
+        from pytest_bertology.heads import HeadMask
+
+        if heads_masked is not None:
+            return model.as_mask(heads_masked)
+        file = self.settings.value("head_mask")
+        if file is not None:
+            return HeadMask.from_json(Path(file).read_text(encoding="utf-8"), model.heads, source=str(file))
+        found = self.config.hook.pytest_bertology_head_mask(model=model, config=self.config)
+        return HeadMask.keep_all(model.heads) if found is None else model.as_mask(found)
+
+    def _source(self) -> str:
+        models = self.settings.value("model")
+        if not models:
+            pytest.skip("no model to test: give --bertology-model (a folder, a hub name, or 'embedded')")
+        return str(models[0])
+
+    def _needs_gpu(self, device: Any) -> None:
+        if str(device).startswith("cuda"):
+            import torch
+
+            if not torch.cuda.is_available():
+                self.missing_gpu(f"device {device} was asked for")
+
+    def missing_gpu(self, why: str) -> None:
+        """Skip, or fail under --bertology-require-gpu."""
+        reason = f"{why}, and torch sees no CUDA device"
+        if self.settings.value("require_gpu"):
+            pytest.fail(f"{reason} (--bertology-require-gpu)", pytrace=False)
+        pytest.skip(reason)
+
+    def _load(self, source: str, options: Mapping[str, Any]) -> ModelUnderTest:
+        from pytest_bertology.models import ModelUnderTest, load_model
+
+        own = self.config.hook.pytest_bertology_load_model(source=source, config=self.config)
+        if isinstance(own, ModelUnderTest):
+            return own
+        if own is not None:
+            model, tokenizer = own if isinstance(own, tuple) else (own, options.get("tokenizer"))
+            return load_model(model, tokenizer=tokenizer, kind=options.get("kind"))
+        if source == EMBEDDED:
+            from pytest_bertology.embedded import load_embedded_model
+
+            return load_embedded_model()
+        return load_model(source, **options)
+
+    def _live(self, source: Any, options: Mapping[str, Any]) -> ModelUnderTest:
+        from pytest_bertology.models import load_model
+
+        given = {name: options[name] for name in ("kind", "tokenizer", "sample") if options.get(name) is not None}
+        return load_model(source, **given)
+
+
+_MODEL_OPTIONS = ("kind", "tokenizer", "revision", "device", "dtype", "trust_remote_code")
+_TASK_OPTIONS = ("task", "split", "text", "label", "metric")
+
+
+def _load_task(source: Any, chosen: Mapping[str, Any]) -> Task:
+    from pytest_bertology.tasks import Task, load_task
+
+    if source == EMBEDDED:
+        from pytest_bertology.embedded import load_embedded_task
+
+        return load_embedded_task(chosen["split"] or "test", metric=chosen["metric"])
+    if isinstance(source, Task):
+        return source
+    text = chosen["text"]
+    columns = [part.strip() for part in text.split(",")] if isinstance(text, str) else text
+    return load_task(source, **{**chosen, "text": columns})
+
+
+session_key = pytest.StashKey[Session]()
+mask_key = pytest.StashKey["HeadMask"]()
+verdicts_key = pytest.StashKey[list[dict[str, Any]]]()

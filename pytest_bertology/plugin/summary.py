@@ -1,0 +1,107 @@
+"""What the checks of a run found: gathered from the tests' reports, shown at the end, written as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_bertology.plugin.options import Settings
+
+SCHEMA = "pytest-bertology report 1"
+
+
+@dataclass
+class Gathered:
+    """Per test its outcome and verdicts, as plain values; filled from reports, so that xdist workers' arrive too."""
+
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test's report, where the test has to do with this plugin."""
+        verdicts = getattr(report, "bertology_verdicts", None)
+        if verdicts is None:
+            return
+        self.tests[report.nodeid] = {
+            "test": report.nodeid,
+            "outcome": report.outcome,
+            "seconds": round(report.duration, 3),
+            "verdicts": verdicts,
+        }
+
+    def write(self, path: Path, settings: Settings, exit_status: int) -> None:
+        """Write everything as JSON, whole or not at all."""
+        content = {
+            "schema": SCHEMA,
+            "exit_status": int(exit_status),
+            "settings": {name: {"value": s.value, "source": s.source} for name, s in settings.given.items()},
+            "versions": _versions(),
+            "tests": [self.tests[name] for name in sorted(self.tests)],
+        }
+        handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1, allow_nan=False, ensure_ascii=False)
+                file.write("\n")
+            Path(temporary).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(temporary).unlink()
+            raise
+
+    def lines(self) -> list[str]:
+        """The terminal summary: per model its baseline scores, then each check's observed against required."""
+        rows = [(test, verdict) for name, test in sorted(self.tests.items()) for verdict in merged(test["verdicts"])]
+        lines = _baselines(verdict for _, verdict in rows)
+        for test, verdict in rows:
+            lines.append(_line(test["test"], verdict))
+        return lines
+
+
+def merged(verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per kind of verdict in a test: the last that failed, else the last; with how often it was given."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for verdict in verdicts:
+        key = tuple(verdict[name] for name in ("check", "judged", "required", "model", "task", "metric"))
+        known = rows.get(key)
+        times = 1 if known is None else known["times"] + 1
+        keep = known is not None and not known["passed"] and verdict["passed"]
+        rows[key] = {**(known if keep and known is not None else verdict), "times": times}
+    return list(rows.values())
+
+
+def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
+    seen: dict[tuple[str, str, str], str] = {}
+    for verdict in verdicts:
+        if verdict["baseline"] is not None:
+            key = (verdict["model"], verdict["task"], verdict["metric"])
+            seen[key] = (
+                f"{verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} ({verdict['examples']} examples)"
+            )
+    return [f"{model}: baseline {text}" for (model, _, _), text in seen.items()]
+
+
+def _line(test: str, verdict: dict[str, Any]) -> str:
+    outcome = "passed" if verdict["passed"] else "FAILED"
+    judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
+    masked = f", {len(verdict['heads'])} heads masked" if verdict["score"] is not None else ""
+    times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
+    name = test.split("/")[-1]
+    return f"  {outcome}  {name}: {judged} {verdict['observed']:.4g}, required {verdict['required']}{masked}{times}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("pytest-bertology", "torch", "transformers", "pytest"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
