@@ -275,7 +275,8 @@ class MissingColumn(BertologyError, LookupError):
         self.wanted = wanted
         self.columns = tuple(columns)
         super().__init__(
-            f"{source} has no {wanted}; its columns are {', '.join(map(repr, columns))}. Name the right one with {option}."
+            f"{source} has no {wanted}; its columns are {', '.join(map(repr, columns))}. "
+            f"Name the right one with {option}."
         )
 
 

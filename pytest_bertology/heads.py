@@ -41,6 +41,9 @@ class Head(NamedTuple):
         name = f"L{self.layer}H{self.head}"
         return f"{self.stack}.{name}" if self.stack else name
 
+    def __repr__(self) -> str:
+        return f"Head({', '.join(map(repr, self._key))})"
+
     def __eq__(self, other: object) -> bool:
         return self._key == (other._key if isinstance(other, Head) else other)
 

@@ -1,4 +1,4 @@
-"""The names that users write: kinds, dtypes, metrics, methods. Light, so that options can be checked before torch loads."""
+"""The names that users write: kinds, dtypes, metrics, methods; light: options are checked before torch loads."""
 
 from __future__ import annotations
 

@@ -40,11 +40,14 @@ def tango_upper_bound(worse: int, better: int, n: int, confidence: float) -> Bou
     def excess(delta: float) -> float:
         return _tango_score(worse, better, n, delta) + z
 
-    observed = (worse - better) / n
-    if excess(1.0 - 1e-12) > 0.0:
-        return Bound(1.0, confidence, "Tango's score interval")
-    upper = optimize.brentq(excess, min(max(observed, -1.0 + 1e-12), 1.0 - 1e-9), 1.0 - 1e-12, xtol=1e-10)
-    return Bound(float(upper), confidence, "Tango's score interval")
+    low, high = min(max((worse - better) / n, -1.0 + 1e-12), 1.0 - 1e-9), 1.0 - 1e-12
+    if excess(high) > 0.0:
+        upper = 1.0
+    elif excess(low) <= 0.0:  # at even odds the bound is the observed drop
+        upper = low
+    else:
+        upper = float(optimize.brentq(excess, low, high, xtol=1e-10))
+    return Bound(upper, confidence, "Tango's score interval")
 
 
 def _tango_score(worse: int, better: int, n: int, delta: float) -> float:

@@ -113,7 +113,8 @@ def collate(
     if isinstance(first, tuple):
         labels = padded([e.labels for e in examples], IGNORED)  # type: ignore[misc]
     else:
-        labels = torch.tensor([example.labels for example in examples])
+        dtype = torch.float64 if isinstance(first, float) and model.dtype == "float64" else None
+        labels = torch.tensor([example.labels for example in examples], dtype=dtype)
     placed = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     return Batch(tuple(positions), placed, labels.to(model.device))
 

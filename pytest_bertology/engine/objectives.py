@@ -42,7 +42,8 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str) -> Judged:
     if objective == REGRESSION:
         values = logits.squeeze(-1)
         labels = batch.labels.to(values.dtype)
-        return Judged((values - labels) ** 2, torch.ones_like(batch.labels), values, labels, logits)
+        counts = torch.ones(len(values), dtype=torch.int64, device=values.device)
+        return Judged((values - labels) ** 2, counts, values, labels, logits)
     labels = batch.labels
     if labels.ndim == 1:
         logits, labels = logits.unsqueeze(1), labels.unsqueeze(1)

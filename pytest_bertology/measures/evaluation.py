@@ -46,7 +46,8 @@ class Outcomes:
         return len(self.raw.losses)
 
     def __repr__(self) -> str:
-        return f"Outcomes({self.metric.name} {self.score:.4f} on {len(self)} examples, {len(self.mask.masked)} heads masked)"
+        masked = len(self.mask.masked)
+        return f"Outcomes({self.metric.name} {self.score:.4f} on {len(self)} examples, {masked} heads masked)"
 
     @cached_property
     def score(self) -> float:
@@ -122,8 +123,9 @@ def evaluate(
     NonFinite for a loss or logit that is not finite, LabelMismatch, WrongTaskKind or NoTokenizer where the model
     cannot do the task.
     """
-    in_force = model.mask_in_force()
-    return evaluate_exactly(model, task, in_force if mask is None else in_force | model.as_mask(mask), batching)
+    with model.masked(() if mask is None else mask):
+        together = model.mask_in_force()
+    return evaluate_exactly(model, task, together, batching)
 
 
 def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching: Batching | None = None) -> Outcomes:

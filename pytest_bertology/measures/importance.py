@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -62,7 +64,11 @@ def _mean_sensitivity(
     """One gradient per example and head: every example of a batch has gates of its own."""
     totals = [np.zeros(site.heads, dtype=np.float64) for site in model.sites]
     done = 0
-    with torch.enable_grad(), model.frozen(), tracked(f"{task.name}, head importance", len(task)) as show:
+    # Gradients are needed here, whatever the caller has switched off around the call.
+    with ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), model.frozen()):
+            stack.enter_context(context)
+        show = stack.enter_context(tracked(f"{task.name}, head importance", len(task)))
         for batch in batches(model, encoded, batching):
             gates = [
                 torch.ones(

@@ -44,12 +44,12 @@ def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> tuple[tuple[S
 
     Raises NoAttentionHeads where no attention call is seen, CannotGate where no module receives a call's contexts.
     """
-    calls = _record(model, sample)
     architecture = type(model).__name__
-    if not calls:
-        raise NoAttentionHeads(architecture)
     if getattr(model.config, "is_encoder_decoder", False):
         raise CannotGate(architecture, "both stacks", "encoder-decoder models are not supported by this version")
+    calls = _record(model, sample)
+    if not calls:
+        raise NoAttentionHeads(architecture)
     names = {id(module): name or architecture for name, module in model.named_modules()}
     sites: dict[int, Site] = {}
     for call in calls:
@@ -87,8 +87,11 @@ def _record(model: PreTrainedModel, sample: Mapping[str, Any]) -> list[_Call]:
 
 
 @contextmanager
-def attention_calls(calls: list[_Call]) -> Iterator[None]:
-    """Record every attention call that this thread makes through the attention interface."""
+def attention_calls(calls: list[_Call], edit: Callable[[Tensor, int], Tensor] | None = None) -> Iterator[None]:
+    """Record every attention call that this thread makes through the attention interface.
+
+    `edit`, given a call's contexts and how many calls came before it, returns what the model is to see instead.
+    """
     thread = threading.get_ident()
     with _patching:
         original = AttentionInterface.get_interface
@@ -100,9 +103,12 @@ def attention_calls(calls: list[_Call]) -> Iterator[None]:
         def recording(function: Callable[..., Any]) -> Callable[..., Any]:
             def attention(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
                 result = function(module, query, key, *rest, **options)
-                if result[0].ndim == 4 and result[0].shape[2] == query.shape[1]:
-                    calls.append(_Call(module, query.shape[1], key.shape[1], result[0]))
-                return result
+                if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
+                    return result
+                # The same numbers, laid out as the projection reads them (GPT-2's eager attention leaves that to it).
+                context = result[0].contiguous() if edit is None else edit(result[0], len(calls)).contiguous()
+                calls.append(_Call(module, query.shape[1], key.shape[1], context))
+                return (context, *result[1:])
 
             return attention
 

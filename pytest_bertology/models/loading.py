@@ -46,17 +46,18 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         return _live(source, kind, tokenizer, device, dtype, sample)
     name = os.fspath(source)
+    target, precision = place(device), _dtype(dtype)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if not Path(name).is_dir():
         _refuse_files(name)
     elif not (Path(name) / "config.json").is_file():
         raise ModelNotFound(name, "the folder has no config.json: it is not a transformers checkpoint")
-    with _Quiet():
+    with Quiet():
         config = _from_source(AutoConfig, name, options)
         kind = check_kind(kind) if kind is not None else kind_of_config(config, name)
-        model = _weights(name, kind, {**options, "dtype": _dtype(dtype) or "auto"})
+        model = _weights(name, kind, {**options, "dtype": precision or "auto"})
         found, reason = _tokenizer(name if tokenizer is None else tokenizer, options)
-    model = model.to(_device(device)).eval()
+    model = model.to(target).eval()
     return ModelUnderTest(model, tokenizer=found, name=_short(name), kind=kind, sample=sample, no_tokenizer=reason)
 
 
@@ -64,7 +65,7 @@ def _live(
     model: PreTrainedModel, kind: str | None, tokenizer: Any, device: Any, dtype: Any, sample: Mapping[str, Any] | None
 ) -> ModelUnderTest:
     """A live model stays where and as it is; asking for something else is an error rather than a hidden change."""
-    if device != "auto" and torch.device(device).type != model.device.type:
+    if str(device) != "auto" and place(device).type != model.device.type:
         raise InvalidArgument(
             "device", str(device), f"'auto' or where the live model is ({model.device}); move it first"
         )
@@ -83,12 +84,12 @@ def _from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:
     try:
         return auto.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(name, _reason(error)) from error
+        raise ModelNotFound(name, _reason(name, error)) from error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(name: str, error: BaseException) -> str:
     first = str(error).strip().split("\n")[0].rstrip(".")
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "on"):
+    if not Path(name).is_dir() and os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "on"):
         return (
             f"it is no folder, it is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids asking the hub "
             f"({first})"
@@ -110,7 +111,8 @@ def _weights(name: str, kind: str, options: dict[str, Any]) -> PreTrainedModel:
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise NoWeights(name, sorted(path.name for path in folder.iterdir()))
-    load = {**options, "use_safetensors": True, "output_loading_info": True}
+    # Shapes that differ are reported with the missing weights below, instead of on a log that no one sees.
+    load = {**options, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = _loaded(auto, name, load)
     missing = sorted(info["missing_keys"])
     if kind == "encoder" and missing and all(key.split(".")[0] == "pooler" for key in missing):
@@ -126,10 +128,10 @@ def _weights(name: str, kind: str, options: dict[str, Any]) -> PreTrainedModel:
 def _loaded(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     try:
         model, info = auto.from_pretrained(name, **options)
-    except RuntimeError as error:  # shapes that differ from the configuration's
-        raise ModelNotFound(name, f"its weights do not fit its configuration ({_reason(error)})") from error
+    except RuntimeError as error:
+        raise ModelNotFound(name, f"its weights do not fit its configuration ({_reason(name, error)})") from error
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(name, _reason(error)) from error
+        raise ModelNotFound(name, _reason(name, error)) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors"):
             raise ModelNotFound(name, f"its weights are damaged ({error})") from error
@@ -141,13 +143,19 @@ def _tokenizer(source: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The tokenizer, or None and why there is none; a missing one matters only once text has to be read."""
     if not isinstance(source, str | os.PathLike):
         return source, ""
+    name = os.fspath(source)
     try:
-        return AutoTokenizer.from_pretrained(os.fspath(source), **options), ""
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"none could be loaded from {os.fspath(source)!r}: {str(error).splitlines()[0]}"
+        return None, f"none could be loaded from {name!r}: {str(error).splitlines()[0]}"
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # What transformers makes up where there are no files: every word would be the unknown token.
+        return None, f"{name!r} holds no vocabulary"
+    return tokenizer, ""
 
 
-def _device(device: str | torch.device) -> torch.device:
+def place(device: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is a CUDA device where there is one. Raises InvalidArgument."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -175,7 +183,7 @@ def _short(name: str) -> str:
     return path.resolve().name if path.exists() else name
 
 
-class _Quiet:
+class Quiet:
     """No progress bars and load reports: what matters of them is raised as an error."""
 
     def __enter__(self) -> None:

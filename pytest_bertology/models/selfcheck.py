@@ -2,8 +2,9 @@
 
 The oracle is the attention call itself: what it returned, (batch, tokens, heads, width), with one head set to zero,
 must be what the projection receives; the projection's output must change by that head's share, context times
-columns; and the model's output must move. All gates open must be the plain model bit for bit, and so must the model
-afterwards.
+columns; and the model's output must move. Gates at the projections must give, bit for bit, what scaling the attention
+calls' results gives, so that nothing else reads the heads past the gates. All gates open must be the plain model bit
+for bit, and so must the model afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pytest_bertology.errors import SelfCheckFailed
+from pytest_bertology.errors import InvalidGate, MaskNotApplied, SelfCheckFailed
 from pytest_bertology.heads import Head, HeadMap
 from pytest_bertology.models.discovery import attention_calls
 from pytest_bertology.models.gating import Gating
@@ -60,6 +61,20 @@ def self_check(
     With `own_sample` the heads are checked many at a time, on rows of one made-up sequence. Raises SelfCheckFailed,
     naming the site and what did not hold.
     """
+    try:
+        return _prove(model, sites, heads, gating, sample, own_sample and repeat_row(model, 1) is not None)
+    except (InvalidGate, MaskNotApplied) as error:
+        raise SelfCheckFailed(type(model).__name__, "its gates", str(error)) from error
+
+
+def _prove(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    heads: HeadMap,
+    gating: Gating,
+    sample: Mapping[str, Any],
+    stacked: bool,
+) -> SelfCheck:
     architecture = type(model).__name__
     with torch.no_grad():
         plain = output(model, sample)
@@ -67,10 +82,11 @@ def self_check(
             raise SelfCheckFailed(architecture, "the sample", "the plain model's output is not finite")
         _check_identity(model, sites, gating, sample, plain)
         found = _Findings()
-        passes = 3
-        for group in _groups(model, heads, own_sample):
-            _check_heads(_Pass(model, sites, gating, group, own_sample, sample), found)
-            passes += 1
+        passes = 5
+        for group in _groups(heads, stacked):
+            _check_heads(_Pass(model, sites, gating, group, stacked, sample), found)
+            passes += 1 if stacked else 3
+        _check_nothing_passes_by(model, sites, gating, sample)
         if not _equal(output(model, sample), plain):
             raise SelfCheckFailed(architecture, "the model", "its output is not the same after the gates were removed")
     live = [head for head in heads if head not in found.dead]
@@ -129,9 +145,9 @@ class _Seen:
     projected: Tensor | None = None
 
 
-def _groups(model: PreTrainedModel, heads: HeadMap, own_sample: bool) -> list[list[Head]]:
+def _groups(heads: HeadMap, stacked: bool) -> list[list[Head]]:
     """Heads that share a forward pass: many where rows can be stacked, else one."""
-    size = _ROWS if own_sample and repeat_row(model, 1) is not None else 1
+    size = _ROWS if stacked else 1
     every = list(heads)
     return [every[start : start + size] for start in range(0, len(every), size)]
 
@@ -139,15 +155,16 @@ def _groups(model: PreTrainedModel, heads: HeadMap, own_sample: bool) -> list[li
 def _check_identity(
     model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any], plain: tuple[Tensor, ...]
 ) -> None:
-    """All gates open is the plain model bit for bit, and each gate acts as often as discovery saw its projection run."""
-    fired = [0] * len(sites)
+    """All gates open is the plain model bit for bit; the gates act in order, each as often as discovery saw it run."""
+    fired: list[int] = []
     with ExitStack() as stack:
         stack.enter_context(gating.gated([torch.ones(site.heads) for site in sites]))
         for index, site in enumerate(sites):
             stack.callback(site.projection.register_forward_pre_hook(_counter(fired, index)).remove)
         gated = output(model, sample)
         applied = gating.applied()
-    for site, count, acted in zip(sites, fired, applied, strict=True):
+    for index, (site, acted) in enumerate(zip(sites, applied, strict=True)):
+        count = fired.count(index)
         if count != site.calls or acted != site.calls:
             raise SelfCheckFailed(
                 type(model).__name__,
@@ -155,15 +172,64 @@ def _check_identity(
                 f"its gate must act {site.calls} times in one forward pass; it acted {acted} times, and the "
                 f"projection ran {count} times",
             )
+    if list(dict.fromkeys(fired)) != list(range(len(sites))):
+        raise SelfCheckFailed(type(model).__name__, "the model", "its layers do not run in the order of their numbers")
     if not _equal(gated, plain):
         raise SelfCheckFailed(type(model).__name__, "the model", "with all gates open its output is not the plain one")
 
 
 def _counter(fired: list[int], index: int) -> Any:
     def count(module: nn.Module, args: tuple[Any, ...]) -> None:
-        fired[index] += 1
+        fired.append(index)
 
     return count
+
+
+def _check_nothing_passes_by(
+    model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any]
+) -> None:
+    """Gates at the projections give what scaling the attention calls' results gives: no one reads heads past them."""
+    gates = [torch.linspace(0.25, 0.75, site.heads) for site in sites]
+    if not _passes_by(model, sites, gating, sample, gates):
+        return
+
+    def alone(index: int) -> list[Tensor]:
+        return [gate if at == index else torch.ones_like(gate) for at, gate in enumerate(gates)]
+
+    names = [s.name for i, s in enumerate(sites) if _passes_by(model, sites, gating, sample, alone(i))]
+    raise SelfCheckFailed(
+        type(model).__name__,
+        ", ".join(names) or "the model",
+        "gates there are not the same as scaling the heads where attention returns them: something beside the "
+        "projection reads the heads too (an adapter, say), and no gate would reach it",
+    )
+
+
+def _passes_by(
+    model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any], gates: Sequence[Tensor]
+) -> bool:
+    """Whether the model's output under these gates differs from that with the attention calls' results scaled."""
+    site_of: dict[int, int] = {}
+    calls: list[Any] = []
+    with ExitStack() as stack:
+        stack.enter_context(gating.gated(gates))
+        stack.enter_context(attention_calls(calls))
+        for index, site in enumerate(sites):
+            stack.callback(site.projection.register_forward_pre_hook(_noter(site_of, calls, index)).remove)
+        gated = output(model, sample)
+
+    def scaled(context: Tensor, call: int) -> Tensor:
+        return context * gates[site_of[call]].to(context.device, context.dtype).unsqueeze(-1)
+
+    with attention_calls([], scaled):
+        return not _equal(gated, output(model, sample))
+
+
+def _noter(site_of: dict[int, int], calls: Sequence[Any], index: int) -> Any:
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        site_of[len(calls) - 1] = index
+
+    return note
 
 
 def _check_heads(run: _Pass, found: _Findings) -> None:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class ModelState:
     model: nn.Module
     training: dict[int, bool]
     requires_grad: dict[str, bool]
-    hooks: dict[tuple[int, str], tuple[int, ...]]
+    hooks: dict[tuple[int, str], dict[int, Any]]
     weights: dict[str, int]
 
     @classmethod
@@ -96,7 +97,7 @@ class ModelState:
             model=model,
             training={id(module): module.training for module in model.modules()},
             requires_grad={name: parameter.requires_grad for name, parameter in model.named_parameters()},
-            hooks={(id(m), kind): tuple(getattr(m, kind, ())) for m in model.modules() for kind in _HOOKS},
+            hooks={(id(m), kind): dict(getattr(m, kind, {})) for m in model.modules() for kind in _HOOKS},
             weights=checksums(model),
         )
 
@@ -105,9 +106,10 @@ class ModelState:
         for module in self.model.modules():
             module.training = self.training.get(id(module), module.training)
             for kind in _HOOKS:
-                present = getattr(module, kind, {})
-                for key in set(present) - set(self.hooks.get((id(module), kind), ())):
-                    del present[key]
+                present, before = getattr(module, kind, {}), self.hooks.get((id(module), kind), {})
+                if present != before:
+                    present.clear()
+                    present.update(before)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self.requires_grad.get(name, parameter.requires_grad))
             parameter.grad = None

@@ -55,6 +55,7 @@ class ModelUnderTest:
         self.name = name
         self.kind = kind
         self._no_tokenizer = no_tokenizer
+        self._sample = sample
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = make_sample(model) if sample is None else {k: _placed(v, model) for k, v in sample.items()}
         with state.evaluating(model):
@@ -66,7 +67,14 @@ class ModelUnderTest:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelUnderTest:
-        return ModelUnderTest(copy.deepcopy(self.model, memo), tokenizer=self.tokenizer, name=self.name, kind=self.kind)
+        return ModelUnderTest(
+            copy.deepcopy(self.model, memo),
+            tokenizer=self.tokenizer,
+            name=self.name,
+            kind=self.kind,
+            sample=self._sample,
+            no_tokenizer=self._no_tokenizer,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -162,10 +170,11 @@ class ModelUnderTest:
     def _gates(self, mask: HeadMask) -> list[Tensor | None]:
         gates: list[Tensor | None] = []
         start = 0
-        for site in self.sites:
-            values = mask.gates[start : start + site.heads]
-            gates.append(None if all(v == 1.0 for v in values) else torch.tensor(values, dtype=torch.float64))
-            start += site.heads
+        with torch.inference_mode(False):  # where autograd could not use them later
+            for site in self.sites:
+                values = mask.gates[start : start + site.heads]
+                gates.append(None if all(v == 1.0 for v in values) else torch.tensor(values, dtype=torch.float64))
+                start += site.heads
         return gates
 
 

@@ -6,11 +6,12 @@ Options are in `options`, fixtures in `fixtures`, what a session shares in `sess
 from __future__ import annotations
 
 import shlex
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
@@ -83,10 +84,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def _rootdir_hint(config: pytest.Config) -> list[str]:
     """Pytest reads the ini file before it knows our options, and takes `--option PATH` in two words for a test path."""
     started = config.invocation_params.dir
-    if config.rootpath == started or config.rootpath in started.parents:
+    above = (started, *started.parents)
+    if config.rootpath == started or (config.inipath is not None and config.inipath.parent in above):
         return []
     words = [str(word) for word in config.invocation_params.args]
-    split = [word for word in words if word.startswith("--bertology-") and "=" not in word]
+    split = [
+        word
+        for word, value in pairwise(words)
+        if word.startswith("--bertology-") and "=" not in word and (started / value).exists()
+    ]
     return [
         f"bertology: pytest made {config.rootpath} its rootdir, and reads no ini file from {started}: "
         f"write {name}=... in one word"
@@ -95,7 +101,21 @@ def _rootdir_hint(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    parametrize(metafunc, metafunc.config.stash[session_key].settings)
+    session = metafunc.config.stash[session_key]
+    try:
+        parametrize(metafunc, session.settings)
+    except pytest.UsageError as error:
+        if hasattr(metafunc.config, "workerinput"):
+            raise pytest.Collector.CollectError(str(error)) from None
+        session.misused.append(str(error))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    """Refuse misused markers once all are known: raised during collection, they would be errors of a test file."""
+    misused = config.stash[session_key].misused
+    if misused:
+        raise pytest.UsageError(*dict.fromkeys(misused))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -115,30 +135,51 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     from pytest_bertology.checks.verdicts import hearing
 
-    session = item.config.stash[session_key]
     item.stash[verdicts_key] = verdicts = []
+    with _models_put_back(item, "call"), ExitStack() as stack:
+        stack.enter_context(hearing(lambda verdict: verdicts.append(verdict.to_jsonable())))
+        mask = item.stash.get(mask_key, None)
+        if mask is not None and mask.touched:
+            stack.enter_context(item.funcargs["bertology_model"].masked(mask))  # type: ignore[attr-defined]
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
+    """What a fixture did to a model, in a set-up that failed or after the test, is this test's and not the next one's."""
+    if not (_concerns(item) and _fixtures_may_have_changed_models(item)):
+        return (yield)
+    with _models_put_back(item, "teardown"):
+        return (yield)
+
+
+@contextmanager
+def _models_put_back(item: pytest.Item, when: str) -> Iterator[None]:
+    """Put all models back as they were; fail where weights were changed."""
+    session = item.config.stash[session_key]
     try:
-        with ExitStack() as stack:
-            stack.enter_context(hearing(lambda verdict: verdicts.append(verdict.to_jsonable())))
-            mask = item.stash.get(mask_key, None)
-            if mask is not None and mask.touched:
-                stack.enter_context(item.funcargs["bertology_model"].masked(mask))  # type: ignore[attr-defined]
-            result = yield
+        yield
     except BaseException:
         for text in session.restore_models():
-            item.add_report_section("call", "bertology", text)
+            item.add_report_section(when, "bertology", text)
         raise
     changed = session.restore_models()
     if changed:
         pytest.fail("\n".join(changed), pytrace=False)
-    return result
+
+
+def _fixtures_may_have_changed_models(item: pytest.Item) -> bool:
+    """Whether the call was never reached, or fixtures that are not ours are torn down after it."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    others = {*getattr(item, "fixturenames", ())} - _FIXTURES - {"_bertology_mask_of_test", "request", *parameters}
+    return verdicts_key not in item.stash or bool(others)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Cut this package's internals from tracebacks of its own errors, and add verdicts and the command to rerun."""
     concerned = _concerns(item)
-    if concerned:
+    if concerned and not item.config.getoption("fulltrace"):
         _cut_internals(call)
     report: pytest.TestReport = yield
     if concerned:
@@ -176,15 +217,23 @@ def _concerns(item: pytest.Item) -> bool:
 @lru_cache(maxsize=1024)
 def _imports_us(module: ModuleType) -> bool:
     """Whether one of a test module's globals is ours."""
-    for value in vars(module).values():
-        home = getattr(value, "__module__", None) or getattr(value, "__name__", None)
-        if isinstance(home, str) and home.split(".")[0] == "pytest_bertology":
-            return True
-    return False
+    return any(_home(value).split(".")[0] == "pytest_bertology" for value in vars(module).values())
+
+
+def _home(value: object) -> str:
+    """Where a module, class or function is from. Nothing else is asked: a lazy module or proxy might come to life."""
+    if issubclass(type(value), ModuleType):
+        home = ModuleType.__getattribute__(value, "__dict__").get("__name__")
+    else:
+        home = getattr(value, "__module__", None) if issubclass(type(value), (type, FunctionType)) else None
+    return home if isinstance(home, str) else ""
 
 
 def _cut_internals(call: pytest.CallInfo[None]) -> None:
-    """End the traceback of an error of our own where it enters the package: its message says what to do."""
+    """End the traceback of an error of our own where it enters the package, and leave out what it was made from.
+
+    Its message says what to do; `--full-trace` shows all.
+    """
     from pytest_bertology.checks.verdicts import CheckFailed
     from pytest_bertology.errors import BertologyError
 
@@ -201,17 +250,18 @@ def _cut_internals(call: pytest.CallInfo[None]) -> None:
     cut: TracebackType | None = None
     for kept in reversed(entries):
         cut = TracebackType(cut, kept.tb_frame, kept.tb_lasti, kept.tb_lineno)
+    excinfo.value.__cause__, excinfo.value.__suppress_context__ = None, True
     call.excinfo = pytest.ExceptionInfo.from_exception(excinfo.value.with_traceback(cut))
 
 
 def _internal(path: Path) -> bool:
-    """Whether a file is the library's; the plugin's own frames wrap the test and stand before it."""
-    return _PLUGIN.parent in path.parents and _PLUGIN not in path.parents
+    """Whether a file is the package's, and not one of those whose frames wrap a test and stand before it."""
+    return _PLUGIN.parent in path.parents and path not in (_PLUGIN / "__init__.py", _PLUGIN / "fixtures.py")
 
 
 def _rerun_command(item: pytest.Item) -> str:
     """The command line that runs this test alone, with the options this session was given."""
-    words = ["pytest", item.nodeid]
+    words = ["pytest", item.config.cwd_relative_nodeid(item.nodeid)]
     for name, setting in item.config.stash[session_key].settings.given.items():
         option = options.BY_NAME[name]
         if setting.source == option.flag_name and name != "report_json":

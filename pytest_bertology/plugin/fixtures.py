@@ -92,12 +92,15 @@ def _bertology_mask_of_test(request: pytest.FixtureRequest) -> None:
     if "bertology_model" not in request.fixturenames:
         return
     asked = marker_arguments(request.node.iter_markers("bertology"), request.node.nodeid)
-    if "heads_masked" in asked and "head_mask" not in request.fixturenames:
-        with _clear_errors():
-            model = request.getfixturevalue("bertology_model")
-            request.node.stash[mask_key] = _session(request).mask(model, asked["heads_masked"])
-    else:
-        request.node.stash[mask_key] = request.getfixturevalue("head_mask")
+    model = request.getfixturevalue("bertology_model")
+    with _clear_errors():
+        if "heads_masked" in asked:
+            mask = _session(request).mask(model, asked["heads_masked"])
+        else:
+            mask = model.as_mask(request.getfixturevalue("head_mask"))
+    request.node.stash[mask_key] = mask
+    if "head_mask" in request.fixturenames:
+        request.node.funcargs["head_mask"] = mask  # a marker goes before an overriding fixture
 
 
 def _session(request: pytest.FixtureRequest) -> Session:
@@ -112,4 +115,4 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except BertologyError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None

@@ -181,10 +181,13 @@ class Settings:
             return self._checked(option, Setting(value, option.flag_name))
         if os.environ.get(option.variable):
             return self._checked(option, Setting(_from_environment(option), option.variable))
-        value = config.getini(option.ini)
+        source = f"{option.ini} in {config.inipath.name if config.inipath else 'ini file'}"
+        try:
+            value = config.getini(option.ini)
+        except (ValueError, pytest.UsageError) as error:
+            raise pytest.UsageError(f"{source}: {error}; expected {_ini_type(option)}") from None
         if value not in (None, "", [], False):
-            file = config.inipath.name if config.inipath else "ini file"
-            return self._checked(option, Setting(self._beside_ini(option, value), f"{option.ini} in {file}"))
+            return self._checked(option, Setting(self._beside_ini(option, value), source))
         return Setting([] if option.many else False if option.flag else option.default, "default")
 
     def _beside_ini(self, option: Option, value: Any) -> Any:
@@ -203,6 +206,10 @@ class Settings:
             if valid is not None:
                 raise pytest.UsageError(f"{setting.source}: {value!r} is not valid; expected {valid}")
         return setting
+
+
+def _ini_type(option: Option) -> str:
+    return "true or false" if option.flag else "a list" if option.many else "a string"
 
 
 def _beside(folder: Path, value: str, option: Option) -> str:
@@ -239,7 +246,7 @@ def marker_arguments(markers: Iterable[pytest.Mark], where: str) -> dict[str, An
         for name, value in marker.kwargs.items():
             if name not in MARKER_ARGUMENTS:
                 close = difflib.get_close_matches(name, MARKER_ARGUMENTS, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else "."
                 raise pytest.UsageError(
                     f"{where}: @pytest.mark.bertology has no argument {name!r}{hint} "
                     f"It takes {', '.join(MARKER_ARGUMENTS)}."

@@ -33,6 +33,7 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     markers = metafunc.definition.iter_markers("bertology")
     asked = marker_arguments(markers, metafunc.definition.nodeid)
     used = metafunc.fixturenames
+    _refuse_idle_mask(metafunc)
     if "bertology_model" in used:
         _models(metafunc, settings, asked)
     task = {name: asked[name] for name in _TASK_ARGUMENTS if name in asked}
@@ -42,6 +43,16 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
         _one(metafunc, "head_mask", asked["heads_masked"], "mask")
     if "importance" in asked and "head_importance" in used:
         _one(metafunc, "head_importance", asked["importance"], asked["importance"])
+
+
+def _refuse_idle_mask(metafunc: pytest.Metafunc) -> None:
+    """A test's own marker must not mask heads of a model that the test does not have; a class's may be for others."""
+    own = [marker for marker in metafunc.definition.own_markers if marker.name == "bertology"]
+    if any(marker.kwargs.get("heads_masked") for marker in own) and "bertology_model" not in metafunc.fixturenames:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: @pytest.mark.bertology(heads_masked=...) masks heads of bertology_model, "
+            "and the test does not name that fixture among its arguments: nothing would be masked"
+        )
 
 
 def _models(metafunc: pytest.Metafunc, settings: Settings, asked: dict[str, Any]) -> None:
@@ -63,6 +74,10 @@ def _one(metafunc: pytest.Metafunc, name: str, value: Any, label: str) -> None:
 
 
 def _ids(sources: Sequence[Any]) -> list[str]:
-    """Folder names where they tell the models apart, else the sources as given."""
-    names = [Path(str(source)).name for source in sources]
-    return names if len(set(names)) == len(names) else [str(source) for source in sources]
+    """Folder names, with as many of the folders above as it takes to tell the models apart."""
+    paths = [Path(str(source)) for source in sources]
+    for count in range(1, max((len(path.parts) for path in paths), default=0)):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [str(source) for source in sources]

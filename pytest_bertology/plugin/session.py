@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Session:
     settings: Settings
     models: dict[tuple[Any, ...], LoadedModel] = field(default_factory=dict)
     tasks: dict[tuple[Any, ...], Task] = field(default_factory=dict)
+    misused: list[str] = field(default_factory=list)
+    """What is wrong with the markers that were collected."""
     stack: ExitStack = field(default_factory=ExitStack)
     started: bool = False
 
@@ -88,16 +90,20 @@ class Session:
                 from pytest_bertology.errors import WeightsChanged
 
                 told.append(str(WeightsChanged(known.model.name, changed)))
-                self._reload(known)
+                if self._reload(known):
+                    told.append(f"Loading {known.source} again gave other weights: the tests that follow fail likewise.")
         return told
 
-    def _reload(self, known: LoadedModel) -> None:
-        """Load a model anew into the object that fixtures have handed out."""
-        from pytest_bertology.models.state import ModelState
+    def _reload(self, known: LoadedModel) -> list[str]:
+        """Load a model anew into the object that fixtures have handed out; return the weights that still differ."""
+        from pytest_bertology.models.state import ModelState, changed
 
         fresh = self._load(known.source, known.options)
         vars(known.model).update(vars(fresh))
-        known.state = ModelState.capture(fresh.model)
+        weights = known.state.weights
+        state = ModelState.capture(fresh.model)
+        known.state = replace(state, weights=weights)
+        return changed(weights, state.weights)
 
     def task(self, asked: Mapping[str, Any]) -> Task:
         """The task of the session, some of its settings replaced by what a marker asks for."""
@@ -154,8 +160,9 @@ class Session:
             return load_model(model, tokenizer=tokenizer, kind=options.get("kind"))
         if source == EMBEDDED:
             from pytest_bertology.embedded import load_embedded_model
+            from pytest_bertology.models.loading import place
 
-            return load_embedded_model()
+            return load_embedded_model(place(options["device"]))
         return load_model(source, **options)
 
     def _live(self, source: Any, options: Mapping[str, Any]) -> ModelUnderTest:

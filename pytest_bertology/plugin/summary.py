@@ -93,7 +93,8 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
 def _line(test: str, verdict: dict[str, Any]) -> str:
     outcome = "passed" if verdict["passed"] else "FAILED"
     judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
-    masked = f", {len(verdict['heads'])} heads masked" if verdict["score"] is not None else ""
+    heads = len(verdict["heads"])
+    masked = f", {heads} head{'s' if heads != 1 else ''} masked" if verdict["score"] is not None else ""
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
     name = test.split("/")[-1]
     return f"  {outcome}  {name}: {judged} {verdict['observed']:.4g}, required {verdict['required']}{masked}{times}"

@@ -119,7 +119,8 @@ def _loss(results: Results) -> float:
 
 
 def _perplexity(results: Results) -> float:
-    return float(np.exp(_loss(results)))
+    with np.errstate(over="ignore"):  # infinity is refused by its own error
+        return float(np.exp(_loss(results)))
 
 
 METRICS = {

@@ -39,6 +39,8 @@ def read(source: Any, split: str | None) -> Table:
     if _is_dataset(source):
         return _from_dataset(source, str((getattr(source, "info", None) and source.info.dataset_name) or "data set"))
     name = os.fspath(source)
+    if not name.strip():
+        raise TaskNotFound(name, "the name is empty")
     path = Path(name)
     if path.is_file():
         return _from_file(path)

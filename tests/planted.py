@@ -1,0 +1,123 @@
+"""Planted models: tiny BERT classifiers set by hand so that one known head does all the work.
+
+The task: a text is positive if it holds a good word and negative if it holds a bad one, among words that say nothing.
+The planted head attends from [CLS] to the good or bad word and copies whether it is good into [CLS]; the pooler reads
+it there. All other heads attend at random, and their columns of the projection are zero.
+
+Features are pairs of coordinates (+x, −x), so that every LayerNorm only rescales what is there: the mean of a pair is
+zero, and a feature that is absent stays exactly absent, since both of its coordinates are equal.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from pytest_bertology import Head, ModelUnderTest, Task, load_model
+
+LAYERS, HEADS, WIDTH = 3, 4, 6
+GOOD = ("good", "fine", "great", "lovely", "superb")
+BAD = ("bad", "poor", "awful")
+OTHER = ("the", "film", "a", "was", "it", "plot", "and", "cast")
+_VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *OTHER)
+_CLS, _MARKED, _QUALITY, _FILLER = range(4)
+"""Features, each a pair of coordinates of the residual stream."""
+
+
+def planted_model(head: Head) -> ModelUnderTest:
+    """A classifier of three layers of four heads in which `head` does all the work."""
+    config = BertConfig(
+        vocab_size=len(_VOCABULARY),
+        hidden_size=HEADS * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=8,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        num_labels=2,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            # Every head attends to something, and writes nothing; nor does the feed-forward layer.
+            for part in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
+                part.weight.normal_()
+            for part in (layer.attention.output.dense, layer.output.dense):
+                part.weight.zero_()
+                part.bias.zero_()
+        _embed(model)
+        _plant(model.bert.encoder.layer[head.layer].attention, head.head)
+        _read(model)
+    return load_model(model, tokenizer=_tokenizer())
+
+
+def _embed(model: BertForSequenceClassification) -> None:
+    embeddings = model.bert.embeddings
+    for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
+        table.weight.zero_()
+    for index, word in enumerate(_VOCABULARY):
+        vector = embeddings.word_embeddings.weight[index]
+        if word == "[CLS]":
+            _set(vector, _CLS, 1.0)
+        elif word in GOOD + BAD:
+            _set(vector, _MARKED, 1.0)
+            _set(vector, _QUALITY, 1.0 if word in GOOD else -1.0)
+        else:
+            _set(vector, _FILLER, 1.0)
+
+
+def _plant(attention: torch.nn.Module, head: int) -> None:
+    """[CLS] asks for marked words; their quality is copied."""
+    rows = slice(head * WIDTH, (head + 1) * WIDTH)
+    for part in (attention.self.query, attention.self.key, attention.self.value):
+        part.weight[rows] = 0.0
+        part.bias[rows] = 0.0
+    _set(attention.self.query.weight[rows][0], _CLS, 10.0)
+    _set(attention.self.key.weight[rows][0], _MARKED, 1.0)
+    _set(attention.self.value.weight[rows][0], _QUALITY, 0.5)
+    _set(attention.output.dense.weight[:, rows][:, 0], _QUALITY, 1.0)
+
+
+def _read(model: BertForSequenceClassification) -> None:
+    """The classifier says positive where [CLS] holds a good quality, and negative where it holds a bad one or none."""
+    pooler, classifier = model.bert.pooler.dense, model.classifier
+    for parameter in (pooler.weight, pooler.bias, classifier.weight, classifier.bias):
+        parameter.zero_()
+    _set(pooler.weight[0], _QUALITY, 0.25)
+    classifier.weight[1, 0] = 2.0
+    classifier.bias[0] = 0.125
+
+
+def _set(vector: torch.Tensor, feature: int, value: float) -> None:
+    vector[2 * feature] = value
+    vector[2 * feature + 1] = -value
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    ids = {word: index for index, word in enumerate(_VOCABULARY)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def planted_task(count: int = 24, seed: int = 0) -> Task:
+    """As many positive as negative texts of up to nine words."""
+    draw = random.Random(seed)
+    labels = [index % 2 for index in range(count)]
+    draw.shuffle(labels)
+    texts = []
+    for label in labels:
+        words = draw.choices(OTHER, k=draw.randint(1, 8))
+        words.insert(draw.randint(0, len(words)), draw.choice(GOOD if label else BAD))
+        texts.append(" ".join(words))
+    return Task("quality", "sequence-classification", tuple(texts), tuple(labels))

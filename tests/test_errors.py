@@ -1,0 +1,133 @@
+"""The errors' messages against a table of what each was given and must therefore say."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from pytest_bertology import HeadMap, errors
+from pytest_bertology.errors import BertologyError
+
+TABLE = {
+    errors.UnknownHead: (("L7H0", HeadMap([2, 2])), ["L7H0", "2 layers of 2 heads"]),
+    errors.NotAHead: (("L2H4",), ["'L2H4'", "(2, 4)"]),
+    errors.InvalidGate: ((1.5, "a number"), ["1.5", "a number"]),
+    errors.InvalidScores: (("NaN for L0H1", "finite"), ["NaN for L0H1", "finite"]),
+    errors.MaskOfAnotherModel: (("6 layers", "12 layers", "m.json"), ["6 layers", "12 layers", "m.json"]),
+    errors.InvalidMaskFile: (("m.json", "it is not JSON"), ["m.json", "it is not JSON", "to_json()"]),
+    errors.InvalidArgument: (("k", 99, "up to 8"), ["k=99", "up to 8"]),
+    errors.NoHeadSelected: (("heads=[] names no head", "Name some."), ["heads=[]", "could not fail", "Name some."]),
+    errors.ModelNotFound: (("./gone", "there is no such folder"), ["./gone", "there is no such folder"]),
+    errors.NoWeights: (("ckpt", ["pytorch_model.bin"]), ["ckpt", "pytorch_model.bin", "safetensors"]),
+    errors.IncompleteCheckpoint: (
+        ("ckpt", "BertForMaskedLM", ["cls.bias"], ["pooler.weight"]),
+        ["ckpt", "BertForMaskedLM", "cls.bias", "pooler.weight"],
+    ),
+    errors.UnknownKind: (("'poet' is not a kind", ["causal-lm", "encoder"]), ["poet", "causal-lm, encoder"]),
+    errors.CannotSample: (("ViT", "it reads pixels"), ["ViT", "it reads pixels", "sample="]),
+    errors.NoAttentionHeads: (("MambaModel",), ["MambaModel"]),
+    errors.CannotGate: (("WavLM", "layer 0", "heads are mixed"), ["WavLM", "layer 0", "heads are mixed"]),
+    errors.SelfCheckFailed: (("Bert", "layer 1", "nothing moved"), ["Bert", "layer 1", "nothing moved"]),
+    errors.MaskNotApplied: (("layer 3 never ran",), ["layer 3 never ran"]),
+    errors.MaskOfAnotherThread: (("BertModel",), ["BertModel", "model.masked("]),
+    errors.WeightsChanged: (("release", ["a.weight", "b.bias"]), ["release", "a.weight", "b.bias"]),
+    errors.NoTokenizer: (("release", "none was saved"), ["release", "none was saved", "tokenizer="]),
+    errors.TaskNotFound: (("glue/sst9", "no such config"), ["glue/sst9", "no such config"]),
+    errors.MalformedData: (("dev.csv", "row 3 has 1 field"), ["dev.csv", "row 3 has 1 field"]),
+    errors.MissingColumn: (("dev.csv", "text column", ["a", "b"], "text="), ["dev.csv", "'a', 'b'", "text="]),
+    errors.EmptyTask: (("dev.csv",), ["dev.csv", "no examples"]),
+    errors.SingleClass: (("dev.csv", "good", 31), ["dev.csv", "'good'", "31"]),
+    errors.LabelMismatch: (("dev.csv", ["pos", "neg"], "m", ["A", "B"]), ["dev.csv", "'pos', 'neg'", "'A', 'B'"]),
+    errors.WrongTaskKind: (("m", "causal-lm", "dev.csv", "a classifier"), ["m", "causal-lm", "dev.csv", "classifier"]),
+    errors.UnknownMetric: (("bleu", "regression", ["pearson", "loss"]), ["bleu", "regression", "pearson, loss"]),
+    errors.UndefinedScore: (("pearson", "all labels are equal"), ["pearson", "all labels are equal"]),
+    errors.NonFinite: (("the loss", "example 5"), ["the loss", "example 5", "float32"]),
+}
+PUBLIC = [
+    found
+    for name, found in vars(errors).items()
+    if inspect.isclass(found) and issubclass(found, BaseException) and not name.startswith("_")
+]
+ERRORS = [found for found in PUBLIC if found not in (errors.BertologyError, errors.BertologyWarning)]
+
+
+def test_the_table_knows_every_error():
+    assert set(TABLE) == set(ERRORS)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_an_error_is_a_bertology_error(error):
+    assert issubclass(error, BertologyError)
+
+
+@pytest.mark.parametrize("found", PUBLIC, ids=lambda found: found.__name__)
+def test_an_error_says_in_its_docstring_what_it_means(found):
+    own = vars(found).get("__doc__")
+
+    assert own
+    assert own.strip().endswith(".")
+
+
+@pytest.mark.parametrize("error", TABLE, ids=lambda error: error.__name__)
+def test_a_message_contains_what_was_found_and_what_to_do(error):
+    arguments, parts = TABLE[error]
+
+    message = str(error(*arguments))
+
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize("error", TABLE, ids=lambda error: error.__name__)
+def test_an_error_keeps_some_of_what_it_found_in_fields(error):
+    arguments, _ = TABLE[error]
+
+    fields = vars(error(*arguments)).values()
+
+    kept = [value for value in arguments if value in fields or (isinstance(value, list) and tuple(value) in fields)]
+    assert kept or error is errors.MaskOfAnotherThread
+
+
+def test_a_warning_is_a_user_warning_and_no_error():
+    assert issubclass(errors.BertologyWarning, UserWarning)
+    assert not issubclass(errors.BertologyWarning, BertologyError)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (errors.UnknownHead, LookupError),
+        (errors.NotAHead, TypeError),
+        (errors.InvalidArgument, ValueError),
+        (errors.TaskNotFound, LookupError),
+        (errors.UndefinedScore, ArithmeticError),
+    ],
+)
+def test_an_error_can_be_caught_as_the_builtin_it_is_like(error, builtin):
+    arguments, _ = TABLE[error]
+
+    with pytest.raises(builtin):
+        raise error(*arguments)
+
+
+def test_a_long_list_is_cut_and_counted():
+    message = str(errors.WeightsChanged("m", [f"w{i}" for i in range(11)]))
+
+    assert "w7 and 3 more" in message
+    assert "w8" not in message
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "L0H0"), (24, "L0H23"), (26, "L0H23 … and 2 more")])
+def test_heads_are_described_on_one_line(count, text):
+    described = errors.describe_heads(HeadMap([count]))
+
+    assert described.endswith(text)
+    assert "\n" not in described
+
+
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [(["pytorch_model.bin"], "pickled weights can run code"), (["config.json"], "Save the model"), ([], "nothing")],
+)
+def test_missing_weights_advise_by_what_is_there(found, advice):
+    assert advice in str(errors.NoWeights("ckpt", found))
