@@ -228,13 +228,13 @@ class HeadMask:
         return self.gates[self.heads.index(head)]
 
     def __or__(self, other: HeadMask) -> HeadMask:
-        return self._combine(other, min)
+        return NotImplemented if not isinstance(other, HeadMask) else self._combine(other, min)
 
     def __and__(self, other: HeadMask) -> HeadMask:
-        return self._combine(other, max)
+        return NotImplemented if not isinstance(other, HeadMask) else self._combine(other, max)
 
     def __sub__(self, other: HeadMask) -> HeadMask:
-        return self & ~other
+        return NotImplemented if not isinstance(other, HeadMask) else self & ~other
 
     def __invert__(self) -> HeadMask:
         return HeadMask(self.heads, tuple(1.0 - gate for gate in self.gates))

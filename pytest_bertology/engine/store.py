@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -105,14 +104,13 @@ class ResultStore:
         content = buffer.getvalue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+            temporary = path.with_name(f".writing-{uuid4().hex}")
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(content).digest() + content)
-                Path(temporary).replace(path)
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+                temporary.replace(path)
             except BaseException:
                 with suppress(OSError):
-                    Path(temporary).unlink()
+                    temporary.unlink()
                 raise
         except OSError as error:
             warnings.warn(f"the result could not be stored in {path.parent} ({error})", BertologyWarning, 2)
@@ -155,3 +153,15 @@ def using_store(store: ResultStore) -> Iterator[ResultStore]:
         yield store
     finally:
         _current = before
+
+
+def computed_once(
+    what: str, inputs: tuple[ModelUnderTest, Encoded, HeadMask | None, Batching], compute: Callable[[], Arrays]
+) -> Arrays:
+    """The current store's answer; computed anew where hooks of others on the model may change what it gives."""
+    model = inputs[0]
+    if model.altered():
+        return compute()
+    with model.frozen():
+        key = result_key(what, *inputs)
+    return current_store().get(key, compute)

@@ -13,7 +13,7 @@ import numpy as np
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded, encode
 from pytest_bertology.engine.results import RawResults, run
-from pytest_bertology.engine.store import current_store, result_key
+from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.heads import HeadLike, HeadMask
 from pytest_bertology.models import ModelUnderTest
@@ -94,6 +94,10 @@ class Outcomes:
         else:
             starts = np.concatenate([[0], np.cumsum(raw.counts)])
             items = np.concatenate([np.arange(starts[p], starts[p + 1]) for p in positions])
+        if self.metric.from_confusion is not None:
+            k = self.n_labels
+            pairs = np.bincount(raw.labels[items] * k + raw.predictions[items], minlength=k * k)
+            return self.metric.from_confusion(pairs.reshape(k, k), k)
         return self.metric(
             Results(
                 raw.labels[items], raw.predictions[items], raw.losses[positions], raw.counts[positions], self.n_labels
@@ -133,9 +137,11 @@ def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching
     encoded = encode(model, task)
     _warn_of_truncation(model, task, encoded)
     batching = batching or Batching()
-    with model.frozen():
-        key = result_key("evaluation", model, encoded, mask, batching)
-    stored = current_store().get(key, lambda: vars(run(model, encoded, mask, batching, task.name)))
+    stored = computed_once(
+        "evaluation",
+        (model, encoded, mask, batching),
+        lambda: vars(run(model, encoded, mask, batching, task.name)),
+    )
     raw = RawResults(**stored)
     return Outcomes(task, mask, task.metric, encoded.n_labels, encoded.truncated, raw)
 

@@ -12,7 +12,7 @@ from pytest_bertology.engine.batching import Batching, batches
 from pytest_bertology.engine.encoding import Encoded, encode
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
-from pytest_bertology.engine.store import current_store, result_key
+from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import InvalidArgument, NonFinite
 from pytest_bertology.heads import HeadMap, HeadScores
 from pytest_bertology.models import ModelUnderTest
@@ -28,17 +28,11 @@ def head_importance(
     "gradient" is the expected sensitivity of the loss to the head's gate (see `gradient_importance`); "random" is a
     control, uniform numbers drawn with `seed`. Raises InvalidArgument for another method.
     """
-    check_method(method)
+    if method not in IMPORTANCE_METHODS:
+        raise InvalidArgument("method", method, "one of " + ", ".join(IMPORTANCE_METHODS))
     if method == "random":
         return random_importance(model.heads, seed)
     return gradient_importance(model, task, batching=batching)
-
-
-def check_method(method: str) -> str:
-    """Return `method`, or raise InvalidArgument."""
-    if method not in IMPORTANCE_METHODS:
-        raise InvalidArgument("method", method, "one of " + ", ".join(IMPORTANCE_METHODS))
-    return method
 
 
 def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
@@ -52,9 +46,11 @@ def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching
     """
     encoded = encode(model, task)
     batching = batching or Batching()
-    with model.frozen():
-        key = result_key("gradient importance", model, encoded, model.mask_in_force(), batching)
-    stored = current_store().get(key, lambda: {"scores": _mean_sensitivity(model, task, encoded, batching)})
+    stored = computed_once(
+        "gradient importance",
+        (model, encoded, model.mask_in_force(), batching),
+        lambda: {"scores": _mean_sensitivity(model, task, encoded, batching)},
+    )
     return HeadScores(stored["scores"], model.heads, method="gradient")
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bertology.engine.batching import Batching
-from pytest_bertology.errors import InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
-from pytest_bertology.measures.importance import check_method, head_importance
+from pytest_bertology.measures.importance import head_importance
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.statistics import Bound, bootstrap_upper_bound, mean_upper_bound, tango_upper_bound
-from pytest_bertology.tasks.metrics import CLASSIFICATION, REGRESSION
+from pytest_bertology.names import IMPORTANCE_METHODS
+from pytest_bertology.statistics import Bound
 from pytest_bertology.tasks.task import Task
 
 
@@ -65,12 +67,13 @@ def retention(
 ) -> Retention:
     """Compare the model under exactly `mask` with the model as trained, example by example.
 
-    `confidence` adds an upper bound on the true drop: Tango's score interval for the accuracy of classifications,
-    Student's t for mean losses, a paired bootstrap over examples for all else.
+    `confidence` adds an upper bound on the true drop (see `drop_bound`).
 
-    Raises MaskNotApplied where masked heads that are not idle change no result at all, bit for bit.
+    Raises MaskNotApplied where masked heads that are not idle change no result at all, bit for bit; warns where all
+    masked heads are idle.
     """
-    if confidence is not None and not 0.5 <= confidence < 1.0:
+    numeric = isinstance(confidence, int | float) and not isinstance(confidence, bool)
+    if confidence is not None and not (numeric and 0.5 <= confidence < 1.0):
         raise InvalidArgument("confidence", confidence, "a number from 0.5 to below 1, such as 0.95")
     baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
     masked = evaluate_exactly(model, task, mask, batching)
@@ -78,33 +81,14 @@ def retention(
     if live and _same(baseline, masked):
         names = " ".join(map(str, live[:8]))
         raise MaskNotApplied(f"masking {names} changes no result of {model.name} on {task.name}, bit for bit")
+    if not live:
+        warnings.warn(
+            f"all {len(mask.touched)} masked heads of {model.name} are idle: masking them cannot move its output",
+            BertologyWarning,
+            stacklevel=4,
+        )
     bound = None if confidence is None else drop_bound(baseline, masked, confidence)
     return Retention(baseline, masked, bound)
-
-
-def drop_bound(baseline: Outcomes, masked: Outcomes, confidence: float) -> Bound:
-    """An upper confidence bound on the drop from `baseline` to `masked`, results of the same examples."""
-    metric, kind = baseline.metric, baseline.task.kind
-    n = len(baseline)
-    unchanged = bool(np.array_equal(baseline.raw.predictions, masked.raw.predictions))
-    if kind == CLASSIFICATION and (metric.name == "accuracy" or (unchanged and metric.name != "loss")):
-        # No resample can show a change that no example shows; where no prediction changed, the bound on accuracy
-        # stands in for that of F1 or Matthews.
-        worse = int((baseline.right & ~masked.right).sum())
-        better = int((~baseline.right & masked.right).sum())
-        return tango_upper_bound(worse, better, n, confidence)
-    if kind in (CLASSIFICATION, REGRESSION) and metric.name == "loss":
-        return mean_upper_bound(masked.losses - baseline.losses, confidence)
-    return bootstrap_upper_bound(lambda chosen: _resampled_drop(baseline, masked, chosen), n, confidence)
-
-
-def _resampled_drop(
-    baseline: Outcomes, masked: Outcomes, chosen: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-) -> float:
-    try:
-        return baseline.metric.drop(baseline.resampled(chosen), masked.resampled(chosen))
-    except UndefinedScore:
-        return float("nan")
 
 
 def _same(one: Outcomes, other: Outcomes) -> bool:
@@ -114,11 +98,11 @@ def _same(one: Outcomes, other: Outcomes) -> bool:
 def least_important(
     model: ModelUnderTest, task: Task, fraction: float, by: str | HeadScores = "gradient", seed: int = 0
 ) -> tuple[HeadMask, HeadScores]:
-    """The mask of the least important `fraction` of the heads, rounded to whole heads, and the scores it goes by.
+    """The mask of the least important `fraction` of all heads, rounded to whole heads, and the scores it goes by.
 
-    `by` names an importance method, whose scores are divided by each layer's L2 norm (Michel et al. 2019), or holds
-    scores, which are used as they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one
-    that rounds to no head.
+    Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names an importance
+    method, whose scores are divided by each layer's L2 norm (Michel et al. 2019), or holds scores, which are used as
+    they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no head.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")
@@ -132,11 +116,17 @@ def least_important(
     if isinstance(by, HeadScores):
         scores = by
         model.as_mask(HeadMask.keep_all(by.heads))
-    elif check_method(by) == "random":
-        scores = head_importance(model, task, "random", seed=seed)
+    elif by not in IMPORTANCE_METHODS:
+        raise InvalidArgument("by", by, f"head scores, or one of {', '.join(IMPORTANCE_METHODS)}")
+    elif by == "random":
+        scores = head_importance(model, task, by, seed=seed)
     else:
         scores = head_importance(model, task, by).normalized(per_layer=True, min_max=False)
-    return HeadMask.without(model.heads, scores.bottom(count)), scores
+    masked = set(model.mask_in_force().masked)
+    open_heads = [head for head in scores.bottom(total) if head not in masked]
+    if count > len(open_heads):
+        raise InvalidArgument("prune", fraction, f"at most the {len(open_heads)} of {total} heads not masked already")
+    return HeadMask.without(model.heads, open_heads[:count]), scores
 
 
 def mask_of(model: ModelUnderTest, heads: Iterable[HeadLike]) -> HeadMask:

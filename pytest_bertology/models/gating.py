@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks as global_hooks
+from torch.nn.modules.module import _global_forward_pre_hooks as global_pre_hooks
 
 from pytest_bertology.errors import InvalidGate, MaskNotApplied, MaskOfAnotherThread
 from pytest_bertology.models.sites import Site
+from pytest_bertology.models.state import only_watches
 
 
 @dataclass
@@ -52,6 +55,16 @@ class Gating:
         """The gates in force in this thread, per site None, (heads,) or (batch, heads)."""
         frames = self._threads.get(threading.get_ident())
         return tuple(frames[-1].gates) if frames else (None,) * len(self._sites)
+
+    def others_hooks(self) -> bool:
+        """Whether someone else's forward hooks, or a replaced forward, may change what the model computes."""
+        own = {handle.id for handle in self._handles}
+        for module in self._model.modules():
+            hooks = module._forward_pre_hooks | module._forward_hooks
+            others = (hook for key, hook in hooks.items() if key not in own and not only_watches(hook))
+            if "forward" in vars(module) or any(True for _ in others):
+                return True
+        return bool(global_pre_hooks or global_hooks)
 
     def applied(self) -> tuple[int, ...]:
         """How often each site's gate has acted in the innermost context of this thread."""

@@ -23,6 +23,11 @@ _HOOKS = (
 )
 
 
+def only_watches(hook: object) -> bool:
+    """Whether a hook is one with which transformers notes hidden states: installed once, for good, changing nothing."""
+    return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and each module back in its own mode afterwards."""
@@ -107,9 +112,10 @@ class ModelState:
             module.training = self.training.get(id(module), module.training)
             for kind in _HOOKS:
                 present, before = getattr(module, kind, {}), self.hooks.get((id(module), kind), {})
-                if present != before:
+                kept = before | {key: hook for key, hook in present.items() if only_watches(hook)}
+                if present != kept:
                     present.clear()
-                    present.update(before)
+                    present.update(kept)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self.requires_grad.get(name, parameter.requires_grad))
             parameter.grad = None

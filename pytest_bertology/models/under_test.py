@@ -140,6 +140,10 @@ class ModelUnderTest:
         with state.frozen(self.model):
             yield self
 
+    def altered(self) -> bool:
+        """Whether hooks that are not of this package, or a replaced forward, may change what the model computes."""
+        return self._gating.others_hooks()
+
     def weights_digest(self) -> str:
         """SHA-256 of all weights and buffers, computed again only when a checksum of them has changed."""
         now = state.checksums(self.model)

@@ -5,6 +5,7 @@ Options are in `options`, fixtures in `fixtures`, what a session shares in `sess
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from pytest_bertology.plugin.fixtures import (
 )
 from pytest_bertology.plugin.parametrization import parametrize
 from pytest_bertology.plugin.session import Session, mask_key, session_key, verdicts_key
-from pytest_bertology.plugin.summary import Gathered
+from pytest_bertology.plugin.summary import Gathered, plain
 
 __all__ = [
     "_bertology_mask_of_test",
@@ -137,7 +138,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
     item.stash[verdicts_key] = verdicts = []
     with _models_put_back(item, "call"), ExitStack() as stack:
-        stack.enter_context(hearing(lambda verdict: verdicts.append(verdict.to_jsonable())))
+        stack.enter_context(hearing(lambda verdict: verdicts.append(plain(verdict.to_jsonable()))))
         mask = item.stash.get(mask_key, None)
         if mask is not None and mask.touched:
             stack.enter_context(item.funcargs["bertology_model"].masked(mask))  # type: ignore[attr-defined]
@@ -183,8 +184,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         _cut_internals(call)
     report: pytest.TestReport = yield
     if concerned:
-        if call.when == "call":
-            report.bertology_verdicts = item.stash.get(verdicts_key, [])  # type: ignore[attr-defined]
+        verdicts = item.stash.get(verdicts_key, []) if call.when == "call" else []
+        report.bertology_verdicts = verdicts  # type: ignore[attr-defined]
         if report.failed:
             report.sections.append(("bertology", f"rerun: {_rerun_command(item)}"))
     return report
@@ -202,8 +203,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     path = config.stash[session_key].settings.value("report_json")
-    if path and not hasattr(config, "workerinput"):
-        config.stash[_gathered_key].write(Path(path), config.stash[session_key].settings, exitstatus)
+    if not path or hasattr(config, "workerinput"):
+        return
+    gathered = config.stash[_gathered_key]
+    try:
+        gathered.write(Path(path), config.stash[session_key].settings, exitstatus)
+    except OSError as error:
+        gathered.problem = f"the report {path} could not be written: {error}"
+        session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
 
 def _concerns(item: pytest.Item) -> bool:
@@ -261,10 +268,19 @@ def _internal(path: Path) -> bool:
 
 def _rerun_command(item: pytest.Item) -> str:
     """The command line that runs this test alone, with the options this session was given."""
-    words = ["pytest", item.config.cwd_relative_nodeid(item.nodeid)]
+    words = ["pytest", _from_here(item)]
     for name, setting in item.config.stash[session_key].settings.given.items():
         option = options.BY_NAME[name]
         if setting.source == option.flag_name and name != "report_json":
             for value in setting.value if option.many else [setting.value]:
                 words.append(option.flag_name if option.flag else f"{option.flag_name}={value}")
     return shlex.join(words)
+
+
+def _from_here(item: pytest.Item) -> str:
+    """The test's id, its file relative to where pytest was started."""
+    file, *test = item.nodeid.split("::", maxsplit=1)
+    started = item.config.invocation_params.dir
+    if item.config.rootpath != started:
+        file = Path(os.path.relpath(item.config.rootpath / file, started)).as_posix()
+    return "::".join([file, *test])

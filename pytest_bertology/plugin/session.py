@@ -91,7 +91,9 @@ class Session:
 
                 told.append(str(WeightsChanged(known.model.name, changed)))
                 if self._reload(known):
-                    told.append(f"Loading {known.source} again gave other weights: the tests that follow fail likewise.")
+                    told.append(
+                        f"Loading {known.source} again gave other weights: the tests that follow fail likewise."
+                    )
         return told
 
     def _reload(self, known: LoadedModel) -> list[str]:

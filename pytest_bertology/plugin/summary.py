@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -25,15 +26,20 @@ class Gathered:
     """Per test its outcome and verdicts, as plain values; filled from reports, so that xdist workers' arrive too."""
 
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problem: str | None = None
+    """Why the JSON report could not be written."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test's report, where the test has to do with this plugin."""
         verdicts = getattr(report, "bertology_verdicts", None)
-        if verdicts is None:
+        if verdicts is None or (report.passed and report.when != "call"):
+            return
+        if report.when == "teardown" and report.nodeid in self.tests:
+            self.tests[report.nodeid]["outcome"] = "error"
             return
         self.tests[report.nodeid] = {
             "test": report.nodeid,
-            "outcome": report.outcome,
+            "outcome": _outcome(report),
             "seconds": round(report.duration, 3),
             "verdicts": verdicts,
         }
@@ -64,7 +70,29 @@ class Gathered:
         lines = _baselines(verdict for _, verdict in rows)
         for test, verdict in rows:
             lines.append(_line(test["test"], verdict))
+        if self.problem is not None:
+            lines.append(f"  FAILED  {self.problem}")
         return lines
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's, NaN and infinity as None: what JSON and xdist can carry."""
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, str):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, float):
+        return number if math.isfinite(number) else None
+    return number if isinstance(number, bool | int) else str(value)
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return "xpassed" if report.passed else "xfailed"
+    return "error" if report.failed and report.when != "call" else str(report.outcome)
 
 
 def merged(verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -80,14 +108,13 @@ def merged(verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
-    seen: dict[tuple[str, str, str], str] = {}
-    for verdict in verdicts:
-        if verdict["baseline"] is not None:
-            key = (verdict["model"], verdict["task"], verdict["metric"])
-            seen[key] = (
-                f"{verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} ({verdict['examples']} examples)"
-            )
-    return [f"{model}: baseline {text}" for (model, _, _), text in seen.items()]
+    lines = (
+        f"{verdict['model']}: baseline {verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} "
+        f"({verdict['examples']} examples)"
+        for verdict in verdicts
+        if verdict["baseline"] is not None
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _line(test: str, verdict: dict[str, Any]) -> str:
@@ -96,8 +123,10 @@ def _line(test: str, verdict: dict[str, Any]) -> str:
     heads = len(verdict["heads"])
     masked = f", {heads} head{'s' if heads != 1 else ''} masked" if verdict["score"] is not None else ""
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
-    name = test.split("/")[-1]
-    return f"  {outcome}  {name}: {judged} {verdict['observed']:.4g}, required {verdict['required']}{masked}{times}"
+    file, *function = test.split("::", maxsplit=1)
+    name = "::".join([file.split("/")[-1], *function])
+    observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
+    return f"  {outcome}  {name}: {judged} {observed}, required {verdict['required']}{masked}{times}"
 
 
 def _versions() -> dict[str, str]:

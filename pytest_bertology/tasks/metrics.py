@@ -43,6 +43,8 @@ class Metric:
     kinds: tuple[str, ...]
     function: Callable[[Results], float]
     higher_is_better: bool = True
+    from_confusion: Callable[[Array, int], float] | None = None
+    """The same from counts (labels, predictions) and the number of labels: what resampling thousands of times needs."""
 
     def __call__(self, results: Results) -> float:
         """The score; raises UndefinedScore where it has none."""
@@ -95,6 +97,25 @@ def _f1(average: str) -> Callable[[Results], float]:
     return f1
 
 
+def _confused_f1(average: str) -> Callable[[Array, int], float]:
+    def f1(confusion: Array, n_labels: int) -> float:
+        hits, said, real = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+        if average == "micro":
+            return float(hits.sum() / confusion.sum())
+        present = said + real > 0
+        each = np.where(present, 2 * hits / np.maximum(said + real, 1), 0.0)
+        return float(each[1] if average == "default" and n_labels == 2 else each[present].mean())
+
+    return f1
+
+
+def _confused_matthews(confusion: Array, n_labels: int) -> float:
+    hits, total = float(np.trace(confusion)), float(confusion.sum())
+    said, real = confusion.sum(axis=0).astype(float), confusion.sum(axis=1).astype(float)
+    spread = (total**2 - said @ said) * (total**2 - real @ real)
+    return float((hits * total - said @ real) / np.sqrt(spread)) if spread > 0.0 else 0.0
+
+
 def _matthews(results: Results) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -127,10 +148,10 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("accuracy", (CLASSIFICATION, TOKENS, LANGUAGE), _accuracy),
-        Metric("f1", (CLASSIFICATION, TOKENS), _f1("default")),
-        Metric("f1_macro", (CLASSIFICATION, TOKENS), _f1("macro")),
-        Metric("f1_micro", (CLASSIFICATION, TOKENS), _f1("micro")),
-        Metric("matthews", (CLASSIFICATION, TOKENS), _matthews),
+        Metric("f1", (CLASSIFICATION, TOKENS), _f1("default"), from_confusion=_confused_f1("default")),
+        Metric("f1_macro", (CLASSIFICATION, TOKENS), _f1("macro"), from_confusion=_confused_f1("macro")),
+        Metric("f1_micro", (CLASSIFICATION, TOKENS), _f1("micro"), from_confusion=_confused_f1("micro")),
+        Metric("matthews", (CLASSIFICATION, TOKENS), _matthews, from_confusion=_confused_matthews),
         Metric("pearson", (REGRESSION,), _correlation("pearson")),
         Metric("spearman", (REGRESSION,), _correlation("spearman")),
         Metric("perplexity", (LANGUAGE,), _perplexity, higher_is_better=False),

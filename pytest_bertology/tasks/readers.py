@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_bertology.errors import MalformedData, TaskNotFound
+from pytest_bertology.errors import InvalidArgument, MalformedData, TaskNotFound
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ def read(source: Any, split: str | None) -> Table:
 
     Raises TaskNotFound or MalformedData.
     """
+    one_table = _is_dataset(source) or (isinstance(source, str | os.PathLike) and Path(source).is_file())
+    if split is not None and one_table:
+        raise InvalidArgument("split", split, "None: a file or single data set has no splits")
     if isinstance(source, Mapping):
         if source and all(_is_dataset(part) for part in source.values()):
             return _from_splits(source, split, "the data set")

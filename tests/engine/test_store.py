@@ -272,12 +272,29 @@ def model():
 
 
 @pytest.fixture
-def forwards(model):
-    """How many forward passes the model has made."""
+def forwards(model, monkeypatch):
+    """How many forward passes the model has made; counted in its class, for a hook would keep the store away."""
     passes: list[int] = []
-    handle = model.model.register_forward_hook(lambda *_: passes.append(1))
-    yield passes
+    forward = type(model.model).forward
+
+    def counting(self, *args, **kwargs):
+        passes.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", counting)
+    return passes
+
+
+def test_a_model_with_someones_hook_is_run_and_not_looked_up(model):
+    task = tiny_task(8)
+    plain = evaluate(model, task)
+    handle = model.model.classifier.register_forward_hook(lambda module, args, logits: -logits)
+
+    hooked = evaluate(model, task)
+
     handle.remove()
+    assert (hooked.logits == -plain.logits).all()
+    assert (evaluate(model, task).logits == plain.logits).all()
 
 
 def test_an_evaluation_runs_the_model_once_whatever_the_metric(model, forwards):

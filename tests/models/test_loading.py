@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from pytest_bertology import HeadMap, evaluate, load_model
@@ -91,6 +92,33 @@ def test_an_unknown_hub_name_offline_fails_at_once():
 
     assert error.value.source == "nobody/no-such-model"
     assert time.monotonic() - start < 5
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hugging Face cache that holds `us/release`; returns the folder of its files."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--us--release"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    return _save(family("bert"), repository / "snapshots" / revision)
+
+
+def test_a_hub_name_is_read_from_the_cache_offline(hub):
+    model = load_model("us/release")
+
+    assert (model.name, model.kind) == ("us/release", "sequence-classification")
+    assert _same_weights(model.model, family("bert"))
+    assert model.needs_tokenizer()("ab").input_ids == tokenizer()("ab").input_ids
+
+
+def test_pickled_weights_of_a_hub_name_are_not_read(hub):
+    (hub / "model.safetensors").unlink()
+    torch.save(family("bert").state_dict(), hub / "pytorch_model.bin")
+
+    with pytest.raises(ModelNotFound, match="us/release"):
+        load_model("us/release")
 
 
 @pytest.mark.parametrize("source", ["./no-such-folder", "/no/such/folder", "~/model", "a/b/c"])

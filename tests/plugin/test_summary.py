@@ -1,6 +1,6 @@
 """The terminal summary, the JSON report and the sections of failed tests.
 
-Oracle: a metric made of the masks alone, so that every observed number is known beforehand.
+Oracle: scores written down by hand, a baseline known from how the data were labelled, and a strict reader of JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def summary(result):
     lines = result.outlines
     start = next(i for i, line in enumerate(lines) if re.fullmatch("=+ bertology =+", line))
     end = next(i for i, line in enumerate(lines[start + 1 :], start + 1) if line.startswith("==="))
-    return lines[start + 1 : end]
+    return [line for line in lines[start + 1 : end] if line]
 
 
 def report(suite):
@@ -82,8 +82,27 @@ def test_the_summary_has_a_baseline_for_each_model(suite, edited):
     )
 
     lines = summary(result)
-    assert [line.split(":")[0] for line in lines[:2]] == ["tiny", "edited"]
+    assert [line.split(":")[0] for line in lines[:2]] == ["edited", "tiny"]
     assert [line.split("::")[1].split(":")[0] for line in lines[2:]] == ["test_holds[edited]", "test_holds[tiny]"]
+
+
+def test_models_of_equal_names_each_have_a_baseline(suite, edited):
+    from tests.tiny import LABELS
+
+    folder = edited(lambda model: model.classifier.bias.add_(model.classifier.bias.new_tensor([100.0, 0.0])))
+    folder.rename(suite.path / "tiny")
+
+    result = suite.run(CHECKS, "--bertology-model=./tiny", "-k", "test_holds")
+
+    share = suite.task.read_text().count(f",{LABELS[0]}") / 40
+    assert summary(result)[:2] == [
+        "tiny: baseline 0.9750 accuracy on reviews.csv (40 examples)",
+        f"tiny: baseline {share:.4f} accuracy on reviews.csv (40 examples)",
+    ]
+    assert [line.split(": ")[0] for line in summary(result)[2:4]] == [
+        "  passed  test_release.py::test_holds[checkpoints0/tiny]",
+        "  passed  test_release.py::test_holds[tiny]",
+    ]
 
 
 def test_without_checks_there_is_no_summary(suite):
@@ -152,10 +171,7 @@ def test_text_of_the_data_is_shown_escaped(suite, section):
         from pytest_bertology import assert_metric_retained
 
         def test_fails(bertology_model, bertology_task):
-            def share(labels, predictions):
-                return 1.0 if bertology_model.mask_in_force().touched else 1.0
-
-            assert_metric_retained(bertology_model, bertology_task, prune=1.0, tolerance=0.0, confidence=0.95)
+            assert_metric_retained(bertology_model, bertology_task, prune=1.0, tolerance=0.0, metric="loss")
         """,
         "--bertology-task=odd.csv",
     )
@@ -199,10 +215,11 @@ def test_the_rerun_command_quotes_what_a_shell_would_split(suite, section, copie
     """
     result = suite.bare(source, f"--bertology-model={model}", f"--bertology-model={suite.model}")
 
-    words = rerun(section(result, "test_word[two words-a model]"))[1:]
+    words = rerun(section(result, "test_word[a model-two words]"))[1:]
     again = suite.bare("", *words)
 
     again.assert_outcomes(failed=1)
+    assert words[0] == "test_release.py::test_word[a model-two words]"
     assert words[1:] == [f"--bertology-model={model}", f"--bertology-model={suite.model}"]
 
 
@@ -289,6 +306,12 @@ def test_tests_that_were_skipped_or_could_not_be_set_up_are_in_the_report(suite)
         def test_passes(bertology_model): pass
         def test_skipped(bertology_model, bertology_task): pass
 
+        @pytest.mark.xfail
+        def test_expected(bertology_model): assert False
+
+        @pytest.mark.xfail
+        def test_unexpected(bertology_model): pass
+
         @pytest.mark.bertology(heads_masked=[(9, 9)])
         def test_no_such_head(bertology_model): pass
         """,
@@ -297,7 +320,13 @@ def test_tests_that_were_skipped_or_could_not_be_set_up_are_in_the_report(suite)
     )
 
     outcomes = {test["test"].split("::")[1]: test["outcome"] for test in report(suite)["tests"]}
-    assert outcomes == {"test_passes": "passed", "test_skipped": "skipped", "test_no_such_head": "error"}
+    assert outcomes == {
+        "test_passes": "passed",
+        "test_skipped": "skipped",
+        "test_expected": "xfailed",
+        "test_unexpected": "xpassed",
+        "test_no_such_head": "error",
+    }
 
 
 def test_a_test_whose_teardown_fails_is_an_error_in_the_report(suite):
@@ -325,34 +354,38 @@ def test_unrelated_tests_are_not_in_the_report(suite):
 
 
 GIVEN_BY_HAND = """
+    import numpy
+    import pytest
+    import torch
     from pytest_bertology.checks.verdicts import Verdict, give
 
-    def test_own(bertology_model):
-        give(Verdict("ours", True, {}, "any", "number", details={{"most": {}}}), str)
+    @pytest.mark.parametrize("number", [{}])
+    def test_given(bertology_model, number):
+        give(Verdict("ours", True, number, "any", "number", details={{"most": number}}), str)
 """
 
 
-@pytest.mark.parametrize("number", ["float('nan')", "float('inf')", "-float('inf')"])
-def test_a_report_is_strict_json_whatever_was_observed(suite, number):
-    result = suite.run(GIVEN_BY_HAND.format(number, number), "--bertology-report-json=report.json")
+def test_a_report_is_strict_json_whatever_was_observed(suite):
+    source = GIVEN_BY_HAND.format("float('nan'), float('inf'), numpy.float64('-inf')")
 
-    assert result.ret == 0
-    (test,) = report(suite)["tests"]
-    assert test["verdicts"][0]["observed"] is None
-    assert test["verdicts"][0]["details"] == {"most": None}
+    result = suite.run(source, "--bertology-report-json=report.json")
+
+    result.assert_outcomes(passed=3)
+    for test in report(suite)["tests"]:
+        assert test["verdicts"][0]["observed"] is None
+        assert test["verdicts"][0]["details"] == {"most": None}
 
 
-@pytest.mark.parametrize("number", ["numpy.float32(0.5)", "numpy.float64(0.5)", "torch.tensor(0.5)"])
 @pytest.mark.parametrize("workers", ["-n0", "-n1"])
-def test_numbers_of_numpy_and_torch_are_plain_in_the_report(suite, number, workers):
-    source = "    import numpy, torch\n" + GIVEN_BY_HAND.format(number, number)
+def test_numbers_of_numpy_and_torch_are_plain_in_the_report(suite, workers):
+    source = GIVEN_BY_HAND.format("numpy.float32(0.5), numpy.float64(0.5), torch.tensor(0.5)")
 
     result = suite.run(source, "--bertology-report-json=report.json", workers)
 
-    assert result.ret == 0
-    (test,) = report(suite)["tests"]
-    assert test["verdicts"][0]["observed"] == 0.5
-    assert test["verdicts"][0]["details"] == {"most": 0.5}
+    result.assert_outcomes(passed=3)
+    for test in report(suite)["tests"]:
+        assert test["verdicts"][0]["observed"] == 0.5
+        assert test["verdicts"][0]["details"] == {"most": 0.5}
 
 
 def test_thresholds_of_numpy_are_plain_in_the_report(suite):
@@ -391,9 +424,19 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one_and_nothing_else
 
     result = suite.run(CHECKS, "--bertology-report-json=report.json", "-k", "test_top")
 
-    assert result.ret != 0
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1)
+    assert summary(result)[-1] == "  FAILED  the report report.json could not be written: the disk is full"
     assert (suite.path / "report.json").read_text() == "an earlier report"
     assert [path.name for path in suite.path.iterdir() if "report" in path.name] == ["report.json"]
+
+
+def test_a_report_that_cannot_be_written_fails_a_session_that_would_have_passed(suite, monkeypatch):
+    monkeypatch.setattr(json, "dump", _fail)
+
+    result = suite.run(CHECKS, "--bertology-report-json=report.json", "-k", "test_holds")
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
 
 
 def _fail(content, file, **options):
