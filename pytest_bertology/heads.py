@@ -250,6 +250,10 @@ class HeadMask:
         names = " ".join(map(str, self.masked)) or "none"
         return f"HeadMask(masked: {names}{f'; damped: {damped}' if damped else ''}; of {self.heads.describe()})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        # Hypothesis prints a failing test's arguments field by field where it is not told otherwise.
+        printer.text(repr(self))
+
     def to_json(self) -> str:
         """This mask as JSON text that a person can read and a diff can show."""
         damped = {str(h): g for h, g in zip(self.heads, self.gates, strict=True) if g not in (0.0, 1.0)}
@@ -339,6 +343,10 @@ class HeadScores:
     def __repr__(self) -> str:
         top = ", ".join(f"{head} {self[head]:.3g}" for head in self.top(min(5, len(self))))
         return f"HeadScores({self.method}: {top}{' …' if len(self) > 5 else ''}; {self.heads.describe()})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        # Hypothesis prints a failing test's arguments field by field where it is not told otherwise.
+        printer.text(repr(self))
 
     @cached_property
     def ranking(self) -> tuple[Head, ...]:

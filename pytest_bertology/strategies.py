@@ -79,7 +79,10 @@ def _sets(heads: HeadMap, least: tuple[str, int], most: tuple[str, int | None]) 
         raise InvalidArgument(low, smallest, f"at most {high}, {largest}")
     if not largest:
         return st.just(())
-    return st.lists(st.sampled_from(list(heads)), min_size=smallest, max_size=largest, unique=True).map(heads.select)
+    # Not sampled_from, nor bare integers: lists of those are drawn without replacement, each draw standing for another
+    # head once an earlier one is dropped, and do not shrink well.
+    one = st.integers(0, len(heads) - 1).map(heads.__getitem__)
+    return st.lists(one, min_size=smallest, max_size=largest, unique=True).map(heads.select)
 
 
 def _ordinary_tokens(model: ModelUnderTest) -> list[int]:

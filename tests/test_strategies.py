@@ -165,6 +165,9 @@ def test_a_classifier_without_a_padding_token_is_given_one_sequence_at_a_time():
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
             return input_ids
 
+        def get_input_embeddings(self) -> None:
+            return None
+
     model = SimpleNamespace(model=LastTokenForSequenceClassification(), tokenizer=None, device=torch.device("cpu"))
 
     @properties

@@ -101,15 +101,14 @@ def _mask(
     """What is masked in all, and how it was chosen."""
     given = {"mask": mask, "heads": heads, "prune": prune}
     named = [name for name, value in given.items() if value is not None]
-    in_force = model.mask_in_force()
     if len(named) > 1:
         raise InvalidArgument(named[1], given[named[1]], f"only one of mask, heads and prune; {named[0]} is given too")
     if prune is not None:
         chosen, scores = least_important(model, task, prune, by, seed)
-        return in_force | chosen, f", the least important by {scores.method}"
+        return model.together(chosen), f", the least important by {scores.method}"
     if heads is not None:
-        return in_force | mask_of(model, heads), ""
-    judged = in_force if mask is None else in_force | model.as_mask(mask)
+        return model.together(mask_of(model, heads)), ""
+    judged = model.together(() if mask is None else mask)
     if not judged.touched:
         what = (
             "no mask is in force, and none of mask, heads and prune is given"

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import nn
+from transformers import PreTrainedModel
 
 from pytest_bertology.errors import InvalidArgument, LabelMismatch, MalformedData, WrongTaskKind
 from pytest_bertology.models import ModelUnderTest
@@ -130,10 +131,13 @@ def max_length(model: ModelUnderTest) -> int:
     return min([limit for limit in limits if limit > 0], default=512)
 
 
-def _reserved_positions(model: nn.Module, positions: int) -> int:
+def _reserved_positions(model: PreTrainedModel, positions: int) -> int:
     """Position embeddings with a padding index count from behind it (RoBERTa: two positions fewer than rows)."""
+    words = model.get_input_embeddings()
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
+        if not isinstance(module, nn.Embedding) or module is words or module.padding_idx is None:
+            continue
+        if module.num_embeddings == positions:
             return module.padding_idx + 1
     return 0
 

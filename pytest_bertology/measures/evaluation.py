@@ -127,9 +127,7 @@ def evaluate(
     NonFinite for a loss or logit that is not finite, LabelMismatch, WrongTaskKind or NoTokenizer where the model
     cannot do the task.
     """
-    with model.masked(() if mask is None else mask):
-        together = model.mask_in_force()
-    return evaluate_exactly(model, task, together, batching)
+    return evaluate_exactly(model, task, model.together(() if mask is None else mask), batching)
 
 
 def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching: Batching | None = None) -> Outcomes:

@@ -17,7 +17,7 @@ from pytest_bertology.errors import (
     ModelNotFound,
     NoWeights,
 )
-from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config, kind_of_model
+from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_of_config, kind_of_model
 from pytest_bertology.models.under_test import ModelUnderTest
 from pytest_bertology.names import DTYPES
 
@@ -74,9 +74,19 @@ def _live(
     reason = "none was given with the model"
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer, reason = _tokenizer(tokenizer, {})
-    kind = check_kind(kind) if kind is not None else kind_of_model(model)
+    kind = _kind_of_live(model, kind)
     name = _short(model.name_or_path) if model.name_or_path else type(model).__name__
     return ModelUnderTest(model, tokenizer=tokenizer, name=name, kind=kind, sample=sample, no_tokenizer=reason)
+
+
+def _kind_of_live(model: PreTrainedModel, kind: str | None) -> str:
+    """A live model's kind; asking for another than its class has is an error, for its outputs would be misread."""
+    if kind is None:
+        return kind_of_model(model)
+    own = kind_of(type(model).__name__)
+    if check_kind(kind) not in (own, "encoder") and own is not None:
+        raise InvalidArgument("kind", kind, f"None or {own!r}, which a {type(model).__name__} is")
+    return kind
 
 
 def _from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:

@@ -35,7 +35,7 @@ class SelfCheck:
     """What the proof found."""
 
     dead: tuple[Head, ...]
-    """Heads whose share of the projection's output is exactly zero: masking them cannot change anything."""
+    """Heads whose share of the projection's output was exactly zero on the sample, such as those of zero columns."""
     silent: tuple[Head, ...]
     """Heads that write something, of which nothing reached the model's output on the sample."""
     passes: int

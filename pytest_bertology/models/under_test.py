@@ -122,6 +122,11 @@ class ModelUnderTest:
             gates += [1.0] * site.heads if gate is None else gate.detach().tolist()
         return HeadMask(self.heads, tuple(gates))
 
+    def together(self, mask: HeadMask | Iterable[HeadLike]) -> HeadMask:
+        """The product of a mask and the masks in force in this thread."""
+        with self.masked(mask):
+            return self.mask_in_force()
+
     def as_mask(self, mask: HeadMask | Iterable[HeadLike]) -> HeadMask:
         """A mask of this model's heads, from a mask or from the heads to mask."""
         if not isinstance(mask, HeadMask):

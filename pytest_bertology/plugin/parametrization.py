@@ -6,6 +6,7 @@ them, and pytest groups tests by model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def _refuse_idle_mask(metafunc: pytest.Metafunc) -> None:
 
 def _models(metafunc: pytest.Metafunc, settings: Settings, asked: dict[str, Any]) -> None:
     named = asked.get("model")
-    sources: Sequence[Any] = settings.value("model") if named is None else [named] if isinstance(named, str) else named
+    sources: Sequence[Any] = settings.value("model") if named is None else _named(metafunc, named)
     options = tuple((name, asked[name]) for name in _MODEL_ARGUMENTS if name in asked)
     if len(sources) > 1:
         requests = [ModelRequest(source, options) for source in sources]
@@ -65,6 +66,22 @@ def _models(metafunc: pytest.Metafunc, settings: Settings, asked: dict[str, Any]
     elif named is not None or options:
         request = ModelRequest(sources[0] if sources else None, options)
         _one(metafunc, "bertology_model", request, _ids([request.source or "model"])[0])
+
+
+def _named(metafunc: pytest.Metafunc, model: Any) -> list[str]:
+    """The models that a marker names, one or several."""
+    named = list(model) if isinstance(model, list | tuple) else [model]
+    if not named or not all(isinstance(source, str | os.PathLike) for source in named):
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: @pytest.mark.bertology(model={_short(model)}) is not valid; expected a "
+            "folder, a hub name, 'embedded', or a list of these (for a live model there is load_bertology_model)"
+        )
+    return [os.fspath(source) for source in named]
+
+
+def _short(value: Any) -> str:
+    shown = repr(value).splitlines()[0]
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
 
 def _one(metafunc: pytest.Metafunc, name: str, value: Any, label: str) -> None:

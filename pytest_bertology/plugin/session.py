@@ -67,13 +67,15 @@ class Session:
 
         Skips the test where no model is named, or a GPU is asked for and there is none.
         """
-        self.start()
         source = self._source() if source is None else source
+        self.start()
         chosen = {name: self.settings.value(name) for name in _MODEL_OPTIONS} | options
         self._needs_gpu(chosen["device"])
         if not isinstance(source, str | Path):
             return self._live(source, chosen)
-        key = (str(source), *((name, repr(chosen[name])) for name in sorted(chosen)))
+        folder = Path(source)
+        place = str(folder.resolve()) if folder.is_dir() else str(source)
+        key = (place, *((name, repr(chosen[name])) for name in sorted(chosen)))
         if key not in self.models:
             from pytest_bertology.models.state import ModelState
 
@@ -109,11 +111,11 @@ class Session:
 
     def task(self, asked: Mapping[str, Any]) -> Task:
         """The task of the session, some of its settings replaced by what a marker asks for."""
-        self.start()
         chosen = {name: self.settings.value(name) for name in _TASK_OPTIONS} | dict(asked)
         source = chosen.pop("task")
         if source is None:
             pytest.skip("no task to judge models on: give --bertology-task (a file, a hub name, or 'embedded')")
+        self.start()
         key = (repr(source), *((name, repr(value)) for name, value in sorted(chosen.items())))
         if key not in self.tasks:
             self.tasks[key] = _load_task(source, chosen)

@@ -65,6 +65,10 @@ class Task:
     def __repr__(self) -> str:
         return f"Task({self.name}: {len(self)} examples, {self.kind}, {self.metric.name})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        # Hypothesis prints a failing test's arguments field by field where it is not told otherwise.
+        printer.text(repr(self))
+
     @property
     def flat_labels(self) -> tuple[Any, ...]:
         """One label per judged item: example, or word."""

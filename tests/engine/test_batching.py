@@ -191,7 +191,6 @@ def test_a_model_reads_as_many_tokens_as_it_has_positions(name):
     assert np.isfinite(evaluate(model, fitting).losses).all()
 
 
-@pytest.mark.xfail(reason="_reserved_positions takes the word embeddings for the position embeddings", strict=True)
 def test_as_many_words_as_positions_reserve_no_position():
     model = under_test("bert", max_position_embeddings=58)
     assert model.model.config.vocab_size == 58

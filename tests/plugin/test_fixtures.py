@@ -244,6 +244,27 @@ def test_a_marker_that_names_the_sessions_model_loads_it_no_second_time(suite):
     assert loads(suite) == ["tiny"]
 
 
+def test_a_folder_under_another_name_is_loaded_no_second_time(suite, monkeypatch):
+    monkeypatch.chdir(suite.model.parent)
+
+    result = suite.bare(
+        """
+        import pytest
+
+        def test_first(bertology_model): pass
+
+        @pytest.mark.bertology(model="./tiny")
+        def test_marked(bertology_model): pass
+        """,
+        suite.given[0],
+        str(suite.path),
+        conftest=COUNTING.replace('"loads.txt"', repr(str(suite.path / "loads.txt"))),
+    )
+
+    result.assert_outcomes(passed=2)
+    assert loads(suite) == ["tiny"]
+
+
 def test_each_of_several_models_is_loaded_once(suite, copied):
     result = suite.run(
         """
@@ -522,6 +543,61 @@ def test_damped_heads_are_in_force_too(suite):
     )
 
     result.assert_outcomes(passed=1)
+
+
+def test_the_mask_acts_on_an_overriding_model_fixture(suite, mask_file):
+    result = suite.run(
+        f"""
+        import pytest
+        from looking import masked_heads
+        from pytest_bertology import load_model
+
+        @pytest.fixture(scope="session")
+        def bertology_model():
+            return load_model({str(suite.model)!r})
+
+        def test_masked(bertology_model):
+            assert masked_heads(bertology_model) == {{(0, 2)}}
+        """,
+        mask_file,
+    )
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.xfail(reason="request.getfixturevalue is not seen when masks are chosen")
+def test_the_mask_acts_where_a_test_asks_for_the_model_while_it_runs(suite, mask_file):
+    result = suite.run(
+        """
+        from looking import masked_heads
+
+        def test_masked(request):
+            assert masked_heads(request.getfixturevalue("bertology_model")) == {(0, 2)}
+        """,
+        mask_file,
+    )
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.xfail(reason="only models that the session loaded are put back")
+def test_an_overriding_model_fixture_is_put_back_too(suite):
+    result = suite.run(f"""
+        import pytest
+        from pytest_bertology import load_model
+
+        @pytest.fixture(scope="session")
+        def bertology_model():
+            return load_model({str(suite.model)!r})
+
+        def test_trains(bertology_model):
+            bertology_model.model.train()
+
+        def test_next(bertology_model):
+            assert not bertology_model.model.training
+    """)
+
+    result.assert_outcomes(passed=2)
 
 
 # -- put back -----------------------------------------------------------------------------------------------------

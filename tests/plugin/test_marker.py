@@ -111,6 +111,34 @@ def test_a_marker_alone_is_enough(suite):
     result.assert_outcomes(passed=1)
 
 
+def test_model_and_task_may_be_paths(suite):
+    result = suite.bare(f"""
+        from pathlib import Path
+        import pytest
+
+        pytestmark = pytest.mark.bertology(model=Path({str(suite.model)!r}), task=Path({str(suite.task)!r}))
+
+        def test_marked(bertology_model, bertology_task):
+            assert bertology_model.name == "tiny"
+            assert len(bertology_task) == 40
+    """)
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("model", ["object()", "[]", "[7]"])
+def test_a_model_that_is_no_name_is_refused(suite, model):
+    message = suite.refused(f"""
+        import pytest
+
+        @pytest.mark.bertology(model={model})
+        def test_marked(bertology_model): pass
+    """)
+
+    assert "test_marked: @pytest.mark.bertology(model=" in message
+    assert "expected a folder, a hub name, 'embedded', or a list of these" in message
+
+
 def test_split_goes_to_the_task(suite):
     import datasets
 
