@@ -147,7 +147,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    """What a fixture did to a model, in a set-up that failed or after the test, is this test's and not the next one's."""
+    """What a fixture did to a model, in a set-up that failed or after the test, is not held against the next test."""
     if not (_concerns(item) and _fixtures_may_have_changed_models(item)):
         return (yield)
     with _models_put_back(item, "teardown"):

@@ -332,7 +332,7 @@ def test_a_metric_that_does_not_fit_the_task(suite, in_set_up):
         ("prune=0.5, tolerance=-0.1", "InvalidArgument: tolerance=-0.1 is not valid: expected a number from 0"),
         ("prune=0.5, tolerance=float('nan')", "InvalidArgument: tolerance=nan is not valid: expected a number from 0"),
         ("prune=0.5, tolerance=0.1, confidence=95", "InvalidArgument: confidence=95 is not valid: expected a number"),
-        ("prune=0.5, tolerance=0.1, by='size'", "InvalidArgument: method='size' is not valid: expected one of"),
+        ("prune=0.5, tolerance=0.1, by='size'", "InvalidArgument: by='size' is not valid: expected"),
         ("prune=0.5, tolerance=0.1, metric='bleu'", "UnknownMetric: the metric 'bleu' is not one for sequence-"),
         ("tolerance=0.1", "NoHeadSelected: no mask is in force, and none of mask, heads and prune is given"),
     ],
@@ -436,7 +436,9 @@ def test_an_overriding_fixture_that_gives_no_mask_of_the_model(suite, in_set_up,
     assert in_set_up(result, "test_loaded").startswith(message)
 
 
-@pytest.mark.parametrize(("returned", "message"), [("[(0, 9)]", "UnknownHead: there is no head L0H9"), ("5", "NotAHead")])
+@pytest.mark.parametrize(
+    ("returned", "message"), [("[(0, 9)]", "UnknownHead: there is no head L0H9"), ("5", "NotAHead")]
+)
 def test_a_hook_that_gives_no_mask_of_the_model(suite, in_set_up, returned, message):
     result = suite.run(LOADED, conftest=f"def pytest_bertology_head_mask(model): return {returned}")
 

@@ -88,9 +88,7 @@ def test_a_cuda_device_that_is_not_there_skips_with_a_reason(suite, device):
 
 
 def test_a_cuda_device_that_is_not_there_fails_where_a_gpu_is_required(suite, section):
-    result = suite.run(
-        "def test_model(bertology_model): pass", "--bertology-device=cuda", "--bertology-require-gpu"
-    )
+    result = suite.run("def test_model(bertology_model): pass", "--bertology-device=cuda", "--bertology-require-gpu")
 
     result.assert_outcomes(errors=1)
     assert section(result, "test_model").splitlines()[0] == (

@@ -339,7 +339,8 @@ def test_a_bad_value_is_refused(suite, argument, valid):
         def test_marked(head_importance): pass
     """)
 
-    assert f"test_marked: @pytest.mark.bertology({argument}='magnitude') is not valid; expected one of {valid}" in message
+    assert f"test_marked: @pytest.mark.bertology({argument}='magnitude') is not valid; expected one of" in message
+    assert f"one of {valid}" in message
 
 
 def test_every_misused_marker_is_told_once(suite):

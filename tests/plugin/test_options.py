@@ -63,11 +63,12 @@ def test_every_setting_is_taken_from_the_environment(suite, given, monkeypatch):
 
 
 def test_every_setting_is_taken_from_pytest_ini(suite, given):
-    suite.pytester.makeini("[pytest]\n" + "".join(f"bertology_{name} = {value}\n" for name, value in given.items()))
+    lines = [f"bertology_{name} = {value}" for name, value in given.items()]
+    (suite.path / "pytest.ini").write_text("\n".join(["[pytest]", *lines]))
 
     header = suite.header("--strict-config")
 
-    assert header == [f"{name}: {value} (from bertology_{name} in tox.ini)" for name, value in given.items()]
+    assert header == [f"{name}: {value} (from bertology_{name} in pytest.ini)" for name, value in given.items()]
 
 
 def test_every_setting_is_taken_from_pyproject(suite, given):

@@ -5,8 +5,6 @@ Oracle: a property that fails exactly where head 2 of layer 1 is masked.
 
 from __future__ import annotations
 
-import pytest
-
 FAILING = """
     from hypothesis import given, settings, strategies as st
     from pytest_bertology.strategies import {strategy}s
@@ -21,12 +19,6 @@ FAILING = """
 """
 
 
-unreliable = pytest.mark.xfail(
-    reason="lists of unique heads shrink to a minimal one about half of the time", strict=False
-)
-
-
-@unreliable
 def test_a_failing_set_of_heads_shrinks_to_a_minimal_one(suite, section):
     result = suite.run(FAILING.format(strategy="head_set"))
 
@@ -34,7 +26,6 @@ def test_a_failing_set_of_heads_shrinks_to_a_minimal_one(suite, section):
     assert "Draw 1 (head_set): (Head(1, 2),)" in section(result, "test_no_head_matters")
 
 
-@unreliable
 def test_a_failing_mask_shrinks_to_a_minimal_one(suite, section):
     result = suite.run(FAILING.format(strategy="head_mask"))
 
