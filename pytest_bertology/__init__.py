@@ -1,6 +1,6 @@
 """Head-pruning, importance and behaviour checks for transformer models, as ordinary pytest suites.
 
-All public names can be imported from here; each is loaded, with torch and transformers, only when it is first used.
+All public names can be imported from here; functions load torch and transformers only when they are first called.
 """
 
 from __future__ import annotations
@@ -75,10 +75,48 @@ __all__ = [  # noqa: RUF022
 ]
 
 
+_FUNCTIONS = frozenset(name for name in _HOMES if name[0].islower())
+
+
+class _Deferred:
+    """A function that is imported when it is first called, looked at or asked for its documentation.
+
+    A test module that imports checks at its top can then be collected without loading torch.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<function {__name__}.{self.__name__}>"
+
+    @property
+    def _function(self) -> Any:
+        return getattr(import_module(f"{__name__}.{_HOMES[self.__name__]}"), self.__name__)
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        return signature(self._function)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._function.__doc__  # type: ignore[no-any-return]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _FUNCTIONS:
+        value: Any = _Deferred(name)
+    else:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

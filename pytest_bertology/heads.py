@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pytest_bertology.errors import (
     InvalidArgument,
@@ -22,6 +20,10 @@ from pytest_bertology.errors import (
     UndefinedScore,
     UnknownHead,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _MASK_SCHEMA = "pytest-bertology head mask 1"
 
@@ -70,12 +72,15 @@ def as_head(value: HeadLike) -> Head:
         return value
     if not isinstance(value, tuple | list) or len(value) not in (2, 3):
         raise NotAHead(value)
-    layer, head = value[0], value[1]
-    stack = value[2] if len(value) == 3 else None
-    integers = all(isinstance(x, int | np.integer) and not isinstance(x, bool) for x in (layer, head))
-    if not integers or not isinstance(stack, str | None):
+    layer, head, stack = (*value, None)[:3]
+    if not (_whole(layer) and _whole(head)) or not isinstance(stack, str | None):
         raise NotAHead(value)
     return Head(int(layer), int(head), stack or None)
+
+
+def _whole(value: object) -> bool:
+    """Whether a value is a whole number of any kind, NumPy's among them."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 class Layer(NamedTuple):
@@ -325,6 +330,8 @@ class HeadScores:
     method: str = field()
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         values = np.array(self.values, dtype=np.float64)
         if values.shape != (len(self.heads),):
             raise InvalidScores(f"an array of shape {values.shape}", f"one number for each of {len(self.heads)} heads")
@@ -351,6 +358,8 @@ class HeadScores:
     @cached_property
     def ranking(self) -> tuple[Head, ...]:
         """All heads, the most important first; equal scores in the map's order."""
+        import numpy as np
+
         return tuple(self.heads[int(i)] for i in np.argsort(-self.values, kind="stable"))
 
     @cached_property
@@ -374,6 +383,8 @@ class HeadScores:
 
         A layer of zeros stays zero; where all scores are equal, min-max makes them all 0.
         """
+        import numpy as np
+
         values = self.values.copy()
         if per_layer:
             start = 0
@@ -392,6 +403,8 @@ class HeadScores:
 
         Raises MaskOfAnotherModel where the heads differ, UndefinedScore where all scores of one side are equal.
         """
+        import numpy as np
+
         if self.heads != other.heads:
             raise MaskOfAnotherModel(other.heads.describe(), self.heads.describe())
         ours, theirs = _mean_ranks(self.values), _mean_ranks(other.values)
@@ -402,6 +415,8 @@ class HeadScores:
 
     def to_numpy(self) -> npt.NDArray[np.float64]:
         """A new array (layers, heads), NaN where a layer has fewer heads than the widest."""
+        import numpy as np
+
         counts = self.heads.per_layer
         table = np.full((len(counts), max(counts, default=0)), np.nan)
         start = 0
@@ -411,13 +426,15 @@ class HeadScores:
         return table
 
     def _count(self, k: int) -> int:
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 0 <= k <= len(self.heads):
+        if not _whole(k) or not 0 <= k <= len(self.heads):
             raise InvalidArgument("k", k, f"a whole number from 0 to {len(self.heads)}, the number of heads")
         return int(k)
 
 
 def _mean_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Ranks from 0, equal values sharing the mean of theirs."""
+    import numpy as np
+
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     means: npt.NDArray[np.float64] = ends - (counts + 1) / 2

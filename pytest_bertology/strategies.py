@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads import Head, HeadMap, HeadMask
-from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.sampling import can_batch
+
+if TYPE_CHECKING:
+    from pytest_bertology.models import ModelUnderTest
 
 
 def head_sets(
@@ -47,6 +48,7 @@ def token_batches(
     from pytest_bertology.engine.batching import collate
     from pytest_bertology.engine.encoding import Example
     from pytest_bertology.engine.encoding import max_length as readable
+    from pytest_bertology.models.sampling import can_batch
 
     longest = readable(model)
     if not 1 <= min_length <= max_length <= longest:

@@ -78,7 +78,8 @@ class Gating:
         the wrong shape, MaskNotApplied at the end where the model ran and a gate did not act.
         """
         self._check_shapes(gates)
-        frames = self._threads.setdefault(threading.get_ident(), [])
+        thread = threading.get_ident()
+        frames = self._threads.setdefault(thread, [])
         outer = frames[-1].gates if frames and not fresh else [None] * len(self._sites)
         frame = _Frame([_product(a, b) for a, b in zip(outer, gates, strict=True)], fired=[0] * len(self._sites))
         frames.append(frame)
@@ -86,11 +87,30 @@ class Gating:
         try:
             yield
         finally:
-            frames.pop()
-            if not frames:
-                self._threads.pop(threading.get_ident(), None)
-            self._leave()
+            self._remove(thread, frame)
         self._check_fired(frame)
+
+    def depth(self) -> int:
+        """How many contexts are open in this thread."""
+        return len(self._threads.get(threading.get_ident(), ()))
+
+    def unwind(self, depth: int) -> None:
+        """Close the contexts of this thread that were opened beyond `depth` and never left."""
+        thread = threading.get_ident()
+        for frame in self._threads.get(thread, [])[depth:]:
+            self._remove(thread, frame)
+
+    def _remove(self, thread: int, frame: _Frame) -> None:
+        """Take one context away, wherever it stands; nothing where it was unwound before."""
+        frames = self._threads.get(thread, [])
+        kept = [other for other in frames if other is not frame]
+        if len(kept) == len(frames):
+            return
+        if kept:
+            self._threads[thread] = kept
+        else:
+            self._threads.pop(thread)
+        self._leave()
 
     def _check_shapes(self, gates: Sequence[Tensor | None]) -> None:
         if len(gates) != len(self._sites):

@@ -28,6 +28,11 @@ def only_watches(hook: object) -> bool:
     return getattr(hook, "__module__", None) == "transformers.utils.output_capturing"
 
 
+def _gates(hook: object) -> bool:
+    """Whether a hook is one of this package's gates: they go when the masks in force are left, and not before."""
+    return getattr(hook, "__module__", None) == "pytest_bertology.models.gating"
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and each module back in its own mode afterwards."""
@@ -110,9 +115,11 @@ class ModelState:
         """Put mode, `requires_grad`, `.grad` and hooks back; return the names of weights that were changed."""
         for module in self.model.modules():
             module.training = self.training.get(id(module), module.training)
+            hooks = {**module._forward_pre_hooks, **module._forward_hooks}
+            lasting = {key for key, hook in hooks.items() if only_watches(hook) or _gates(hook)}
             for kind in _HOOKS:
                 present, before = getattr(module, kind, {}), self.hooks.get((id(module), kind), {})
-                kept = before | {key: hook for key, hook in present.items() if only_watches(hook)}
+                kept = before | {key: hook for key, hook in present.items() if key in lasting}
                 if present != kept:
                     present.clear()
                     present.update(kept)

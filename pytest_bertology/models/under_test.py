@@ -145,6 +145,14 @@ class ModelUnderTest:
         with state.frozen(self.model):
             yield self
 
+    def masks_open(self) -> int:
+        """How many masks and gates are in force in this thread."""
+        return self._gating.depth()
+
+    def close_masks(self, beyond: int) -> None:
+        """Take away the masks of this thread that were entered beyond the first so many and never left."""
+        self._gating.unwind(beyond)
+
     def altered(self) -> bool:
         """Whether hooks that are not of this package, or a replaced forward, may change what the model computes."""
         return self._gating.others_hooks()

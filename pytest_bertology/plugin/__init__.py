@@ -137,6 +137,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     from pytest_bertology.checks.verdicts import hearing
 
     item.stash[verdicts_key] = verdicts = []
+    item.config.stash[session_key].adopt(getattr(item, "funcargs", {}).get("bertology_model"))
     with _models_put_back(item, "call"), ExitStack() as stack:
         stack.enter_context(hearing(lambda verdict: verdicts.append(plain(verdict.to_jsonable()))))
         mask = item.stash.get(mask_key, None)
@@ -158,12 +159,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 def _models_put_back(item: pytest.Item, when: str) -> Iterator[None]:
     """Put all models back as they were; fail where weights were changed."""
     session = item.config.stash[session_key]
+    masks = session.masks_open()
     try:
         yield
     except BaseException:
+        if when == "call":
+            session.close_masks(masks)
         for text in session.restore_models():
             item.add_report_section(when, "bertology", text)
         raise
+    if when == "call":
+        session.close_masks(masks)
     changed = session.restore_models()
     if changed:
         pytest.fail("\n".join(changed), pytrace=False)
@@ -229,10 +235,13 @@ def _imports_us(module: ModuleType) -> bool:
 
 def _home(value: object) -> str:
     """Where a module, class or function is from. Nothing else is asked: a lazy module or proxy might come to life."""
-    if issubclass(type(value), ModuleType):
+    kind = type(value)
+    if kind.__module__ == "pytest_bertology":
+        return kind.__module__
+    if issubclass(kind, ModuleType):
         home = ModuleType.__getattribute__(value, "__dict__").get("__name__")
     else:
-        home = getattr(value, "__module__", None) if issubclass(type(value), (type, FunctionType)) else None
+        home = getattr(value, "__module__", None) if issubclass(kind, (type, FunctionType)) else None
     return home if isinstance(home, str) else ""
 
 

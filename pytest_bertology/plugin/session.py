@@ -25,7 +25,8 @@ class LoadedModel:
     """A model of the session, how to load it again, and its state as it was loaded."""
 
     model: ModelUnderTest
-    source: str
+    source: str | None
+    """None for a model of a fixture of the user's own, which cannot be loaded again."""
     options: Mapping[str, Any]
     state: ModelState
 
@@ -83,6 +84,25 @@ class Session:
             self.models[key] = LoadedModel(model, str(source), chosen, ModelState.capture(model.model))
         return self.models[key].model
 
+    def adopt(self, model: Any) -> None:
+        """Look after a model that a fixture of the user's own gives, as after one the session loaded."""
+        if model is None:
+            return
+        from pytest_bertology.models import ModelUnderTest
+        from pytest_bertology.models.state import ModelState
+
+        if isinstance(model, ModelUnderTest) and all(known.model is not model for known in self.models.values()):
+            self.models["adopted", id(model)] = LoadedModel(model, None, {}, ModelState.capture(model.model))
+
+    def masks_open(self) -> dict[int, int]:
+        """How many masks are in force on each model, in this thread."""
+        return {id(known.model): known.model.masks_open() for known in self.models.values()}
+
+    def close_masks(self, before: Mapping[int, int]) -> None:
+        """Take away the masks that a test entered and did not leave."""
+        for known in self.models.values():
+            known.model.close_masks(before.get(id(known.model), 0))
+
     def restore_models(self) -> list[str]:
         """Put every model back as it was loaded; load those anew whose weights were changed, and say which."""
         told = []
@@ -90,19 +110,23 @@ class Session:
             changed = known.state.restore()
             if changed:
                 from pytest_bertology.errors import WeightsChanged
+                from pytest_bertology.models.state import checksums
 
                 told.append(str(WeightsChanged(known.model.name, changed)))
-                if self._reload(known):
+                if known.source is None:
                     told.append(
-                        f"Loading {known.source} again gave other weights: the tests that follow fail likewise."
+                        "A fixture of yours made it; it cannot be loaded again, and later tests see the change."
                     )
+                    known.state = replace(known.state, weights=checksums(known.model.model))
+                elif self._reload(known, known.source):
+                    told.append(f"Loading {known.source} again gave other weights: later tests fail likewise.")
         return told
 
-    def _reload(self, known: LoadedModel) -> list[str]:
+    def _reload(self, known: LoadedModel, source: str) -> list[str]:
         """Load a model anew into the object that fixtures have handed out; return the weights that still differ."""
         from pytest_bertology.models.state import ModelState, changed
 
-        fresh = self._load(known.source, known.options)
+        fresh = self._load(source, known.options)
         vars(known.model).update(vars(fresh))
         weights = known.state.weights
         state = ModelState.capture(fresh.model)

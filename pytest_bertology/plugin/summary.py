@@ -21,7 +21,7 @@ from pytest_bertology.plugin.options import Settings
 SCHEMA = "pytest-bertology report 1"
 
 
-@dataclass
+@dataclass(eq=False)  # a plugin must be hashable
 class Gathered:
     """Per test its outcome and verdicts, as plain values; filled from reports, so that xdist workers' arrive too."""
 

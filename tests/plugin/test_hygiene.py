@@ -112,7 +112,6 @@ def test_a_look_at_a_suite_of_ours_loads_nothing(suite, option):
     assert loaded(result) == "[]"
 
 
-@pytest.mark.xfail(reason="a check imports torch when its name is imported, as test modules do at their top")
 def test_collecting_a_suite_that_imports_checks_loads_nothing(suite):
     result = suite.apart(WITH_IMPORTS, *suite.given, "--collect-only", conftest=LAST_WORDS)
 
@@ -243,3 +242,14 @@ def test_collecting_a_suite_asks_for_no_model(suite):
     result = suite.run(FIXTURES_ONLY, "--collect-only", conftest=hook)
 
     assert result.ret == 0
+
+
+def test_folders_with_conftests_of_their_own_run_side_by_side(pytester):
+    for folder in ("one", "two"):
+        pytester.mkdir(folder)
+        (pytester.path / folder / "conftest.py").write_text("def pytest_runtest_logreport(report): pass")
+        (pytester.path / folder / f"test_{folder}.py").write_text("def test_nothing(): pass")
+
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=2)
