@@ -1,6 +1,6 @@
 """What the plugin adds to the start of a pytest session that does not use it: paired runs with and without it.
 
-    python benchmarks/startup.py [--rounds 15]
+python benchmarks/startup.py [--rounds 15]
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def main() -> None:
     added = sorted(1000 * (with_it - without) for with_it, without in pairs)
     without = 1000 * statistics.median(seconds for _, seconds in pairs)
     print(f"without the plugin: {without:.0f} ms (median of {rounds})")
-    print(f"added by the plugin: {statistics.median(added):.0f} ms (median of pairs, {added[0]:.0f} to {added[-1]:.0f})")
+    print(
+        f"added by the plugin: {statistics.median(added):.0f} ms (median of pairs, {added[0]:.0f} to {added[-1]:.0f})"
+    )
 
 
 def seconds(folder: str, *options: str) -> float:

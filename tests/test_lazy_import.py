@@ -33,7 +33,11 @@ def test_importing_the_package_loads_nothing_heavy(code):
 
 
 def test_using_a_name_loads_what_it_needs():
-    assert loaded_by("from pytest_bertology import HeadMask") == ["numpy"]
+    assert loaded_by("from pytest_bertology import HeadMask, evaluate, load_model") == []
+    assert loaded_by("from pytest_bertology import HeadMap, HeadScores; HeadScores([1], HeadMap([1]), 'x')") == [
+        "numpy"
+    ]
+    assert "torch" in loaded_by("from pytest_bertology import evaluate; evaluate.__doc__")
 
 
 def test_every_public_name_resolves():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -132,13 +132,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Run the test under its head mask, listen to its checks, and put the models it used back as they were."""
-    if not _concerns(item):
+    names = getattr(item, "fixturenames", ())
+    if not _concerns(item) and "request" not in names:
         return (yield)
     from pytest_bertology.checks.verdicts import hearing
 
     item.stash[verdicts_key] = verdicts = []
-    item.config.stash[session_key].adopt(getattr(item, "funcargs", {}).get("bertology_model"))
-    with _models_put_back(item, "call"), ExitStack() as stack:
+    session = item.config.stash[session_key]
+    session.adopt(getattr(item, "funcargs", {}).get("bertology_model"))
+    unnamed = "request" in names and "bertology_model" not in names
+    with _models_put_back(item, "call"), session.calling(unnamed) as stack:
         stack.enter_context(hearing(lambda verdict: verdicts.append(plain(verdict.to_jsonable()))))
         mask = item.stash.get(mask_key, None)
         if mask is not None and mask.touched:

@@ -32,7 +32,9 @@ def bertology_model(request: pytest.FixtureRequest) -> ModelUnderTest:
     """
     asked: ModelRequest = getattr(request, "param", ModelRequest(None))
     with _clear_errors():
-        return _session(request).model(asked.source, **dict(asked.options))
+        model = _session(request).model(asked.source, **dict(asked.options))
+        _session(request).handed_out(model)
+    return model
 
 
 @pytest.fixture(scope="session")

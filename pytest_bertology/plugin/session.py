@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,10 @@ class Session:
     tasks: dict[tuple[Any, ...], Task] = field(default_factory=dict)
     misused: list[str] = field(default_factory=list)
     """What is wrong with the markers that were collected."""
+    given: ModelUnderTest | None = None
+    """What `bertology_model` gave last."""
+    call: ExitStack | None = None
+    """What is in force during the call of a test under way."""
     stack: ExitStack = field(default_factory=ExitStack)
     started: bool = False
 
@@ -83,6 +87,24 @@ class Session:
             model = self._load(str(source), chosen)
             self.models[key] = LoadedModel(model, str(source), chosen, ModelState.capture(model.model))
         return self.models[key].model
+
+    def handed_out(self, model: ModelUnderTest) -> None:
+        """Note the model of `bertology_model`; asked for within a call (`request.getfixturevalue`), mask it now."""
+        self.given = model
+        if self.call is not None:
+            self.call.enter_context(model.masked(self.mask(model)))
+
+    @contextmanager
+    def calling(self, unnamed: bool) -> Iterator[ExitStack]:
+        """What is in force during a test's call; `unnamed`: it may ask for `bertology_model` while it runs."""
+        with ExitStack() as stack:
+            if unnamed and self.given is not None:
+                stack.enter_context(self.given.masked(self.mask(self.given)))
+            self.call = stack if unnamed else None
+            try:
+                yield stack
+            finally:
+                self.call = None
 
     def adopt(self, model: Any) -> None:
         """Look after a model that a fixture of the user's own gives, as after one the session loaded."""

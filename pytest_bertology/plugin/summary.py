@@ -69,7 +69,7 @@ class Gathered:
         rows = [(test, verdict) for name, test in sorted(self.tests.items()) for verdict in merged(test["verdicts"])]
         lines = _baselines(verdict for _, verdict in rows)
         for test, verdict in rows:
-            lines.append(_line(test["test"], verdict))
+            lines.append(_line(test, verdict))
         if self.problem is not None:
             lines.append(f"  FAILED  {self.problem}")
         return lines
@@ -117,16 +117,20 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _line(test: str, verdict: dict[str, Any]) -> str:
-    outcome = "passed" if verdict["passed"] else "FAILED"
+def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
+    # A test may pass because a check failed: it expected that.
+    outcome = "passed " if verdict["passed"] else "refuted" if test["outcome"] == "passed" else "FAILED "
     judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
     heads = len(verdict["heads"])
-    masked = f", {heads} head{'s' if heads != 1 else ''} masked" if verdict["score"] is not None else ""
+    masked = scores = ""
+    if verdict["score"] is not None:
+        masked = f", {heads} head{'s' if heads != 1 else ''} masked"
+        scores = f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
-    file, *function = test.split("::", maxsplit=1)
+    file, *function = test["test"].split("::", maxsplit=1)
     name = "::".join([file.split("/")[-1], *function])
     observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
-    return f"  {outcome}  {name}: {judged} {observed}, required {verdict['required']}{masked}{times}"
+    return f"  {outcome} {name}: {judged} {observed}{scores}, required {verdict['required']}{masked}{times}"
 
 
 def _versions() -> dict[str, str]:

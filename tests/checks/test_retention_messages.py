@@ -495,7 +495,9 @@ def test_a_mask_or_scores_of_another_model_are_refused(asleep, task):
 
 
 def test_an_unknown_importance_method_is_refused_with_those_there_are(asleep, task):
-    with pytest.raises(InvalidArgument, match="by='magic' is not valid: expected head scores, or one of gradient, random"):
+    with pytest.raises(
+        InvalidArgument, match="by='magic' is not valid: expected head scores, or one of gradient, random"
+    ):
         assert_metric_retained(asleep, task, prune=0.3, by="magic", tolerance=0.1)
 
 

@@ -130,6 +130,8 @@ def test_a_failing_check_on_all_heads_is_right_about_the_drop(head):
 _THOROUGH = settings(
     max_examples=60, deadline=None, database=None, derandomize=True, phases=[Phase.generate, Phase.shrink]
 )
+
+
 def test_a_failing_head_set_shrinks_to_the_working_head():
     smallest = {head: _smallest_that_hurts(shared(head)) for head in WORKING}
 

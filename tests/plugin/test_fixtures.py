@@ -565,7 +565,6 @@ def test_the_mask_acts_on_an_overriding_model_fixture(suite, mask_file):
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.xfail(reason="request.getfixturevalue is not seen when masks are chosen")
 def test_the_mask_acts_where_a_test_asks_for_the_model_while_it_runs(suite, mask_file):
     result = suite.run(
         """

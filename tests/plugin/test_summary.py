@@ -64,10 +64,14 @@ def test_the_summary_shows_baselines_and_what_was_observed_and_required(suite):
     assert baseline == "tiny: baseline 0.9750 accuracy on reviews.csv (40 examples)"
     assert rows[0] == "  passed  test_release.py::test_agree: rank correlation 1, required >= 0.9"
     assert re.fullmatch(
-        r"  FAILED  test_release.py::test_fails: drop in accuracy 0\.\d+, required <= 0.01, 8 heads masked", rows[1]
+        r"  FAILED  test_release.py::test_fails: "
+        r"drop in accuracy 0\.\d+ \(0\.9750 → 0\.\d+\), required <= 0.01, 8 heads masked",
+        rows[1],
     )
     assert re.fullmatch(
-        r"  passed  test_release.py::test_holds: drop in accuracy 0\.\d+, required <= 0.975, 2 heads masked", rows[2]
+        r"  passed  test_release.py::test_holds: "
+        r"drop in accuracy 0\.\d+ \(0\.9750 → 0\.\d+\), required <= 0.975, 2 heads masked",
+        rows[2],
     )
     assert rows[3] == "  FAILED  test_release.py::test_top: lowest rank 2, required < 2"
     assert len(rows) == 4
