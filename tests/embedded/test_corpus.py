@@ -13,7 +13,7 @@ from pytest_bertology.embedded import corpus
 from pytest_bertology.embedded.corpus import LABELS, sentences
 from pytest_bertology.errors import InvalidArgument
 
-DIGEST = "f090cb283382d8651d3a1244566b2db8400cdc48106d6aab822870dfe4e2a215"
+DIGEST = "eeaff1126e821d872c823af67b66a34e50ae9e6ac6daf3ec5507bbea46b31521"
 """Of all sentences and labels: results are published for these, so a change must be meant."""
 _PRINT_DIGEST = """
 import hashlib, sys
