@@ -5,6 +5,7 @@ Oracle: a deep copy whose projection columns of the masked heads are zero (`fami
 
 from __future__ import annotations
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pytest_bertology import HeadMap, HeadMask
+from pytest_bertology import HeadMap, HeadMask, load_model, load_task
 from pytest_bertology.errors import (
     InvalidGate,
     MaskNotApplied,
@@ -42,6 +43,28 @@ def test_any_masked_heads_are_as_zeroed_columns(name, kind, heads):
 
     with torch.no_grad(), model.masked(heads):
         masked = model.model(**batch).logits
+
+    with torch.no_grad():
+        zero = zeroed(model, heads)(**batch).logits
+    assert torch.allclose(real(masked, batch), real(zero, batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("checkpoint", ["minilm-sst2", "stories260K-hf"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_any_masked_heads_of_a_real_model_are_as_zeroed_columns(assets, checkpoint, share):
+    model = load_model(assets / "checkpoints" / checkpoint, device="cpu")
+    task = load_task(assets / "data" / "sst2" / "dev.tsv")
+    heads = random.Random(share).sample(list(model.heads), round(share * len(model.heads)))
+    rows = [model.tokenizer(text)["input_ids"] for text in task.texts[:16]]
+    longest = max(map(len, rows))
+    batch = {
+        "input_ids": torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]),
+    }
+
+    with model.masked(heads):
+        masked = _logits(model, batch)
 
     with torch.no_grad():
         zero = zeroed(model, heads)(**batch).logits

@@ -1,0 +1,7 @@
+"""Heads, head maps, head masks and head scores: immutable values that know nothing of models or pytest."""
+
+from pytest_bertology.heads.maps import Head, HeadLike, HeadMap, Layer, as_head
+from pytest_bertology.heads.masks import HeadMask
+from pytest_bertology.heads.scores import HeadScores
+
+__all__ = ["Head", "HeadLike", "HeadMap", "HeadMask", "HeadScores", "Layer", "as_head"]
