@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,12 @@ def _from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:
     """`auto.from_pretrained`, its many ways to say "not found" turned into one."""
     try:
         return auto.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelNotFound(name, _reason(name, error)) from error
 
 
 def _reason(name: str, error: BaseException) -> str:
-    first = str(error).strip().split("\n")[0].rstrip(".")
+    first = textwrap.shorten(str(error).strip().split("\n")[0].rstrip("."), 240)  # some list every model there is
     if not Path(name).is_dir() and os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "on"):
         return (
             f"it is no folder, it is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids asking the hub "

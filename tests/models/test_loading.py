@@ -146,7 +146,8 @@ def test_a_broken_configuration_is_not_blamed_on_the_hub(folder, text):
     with pytest.raises(ModelNotFound) as error:
         load_model(folder, kind="sequence-classification")
 
-    assert "hub" not in error.value.reason.lower()
+    assert "the hub" not in error.value.reason.lower()
+    assert "huggingface" not in error.value.reason.lower()
 
 
 def test_a_folder_without_weights_lists_what_it_holds(folder):

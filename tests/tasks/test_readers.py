@@ -287,6 +287,7 @@ def test_a_saved_dataset_dict_is_read_by_split(tmp_path):
 
 
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pandas 2 leaves the file open
 def test_a_folder_of_files_is_read_by_split(tmp_path):
     written(tmp_path, "train.csv", "sentence,label\na,0\nb,0\n")
     written(tmp_path, "validation.csv", "sentence,label\nc,1\nd,0\n")
