@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -245,7 +244,9 @@ def marker_arguments(markers: Iterable[pytest.Mark], where: str) -> dict[str, An
             )
         for name, value in marker.kwargs.items():
             if name not in MARKER_ARGUMENTS:
-                close = difflib.get_close_matches(name, MARKER_ARGUMENTS, n=1)
+                from difflib import get_close_matches
+
+                close = get_close_matches(name, MARKER_ARGUMENTS, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else "."
                 raise pytest.UsageError(
                     f"{where}: @pytest.mark.bertology has no argument {name!r}{hint} "
