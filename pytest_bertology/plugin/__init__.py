@@ -283,7 +283,7 @@ def _rerun_command(item: pytest.Item) -> str:
     words = ["pytest", _from_here(item)]
     for name, setting in item.config.stash[session_key].settings.given.items():
         option = options.BY_NAME[name]
-        if setting.source == option.flag_name and name != "report_json":
+        if setting.source in (option.flag_name, option.variable) and name != "report_json":
             for value in setting.value if option.many else [setting.value]:
                 words.append(option.flag_name if option.flag else f"{option.flag_name}={value}")
     return shlex.join(words)
