@@ -23,10 +23,13 @@ class BertologyWarning(UserWarning):
 class UnknownHead(BertologyError, LookupError):
     """A head was named that the model does not have."""
 
-    def __init__(self, head: object, heads: HeadMap) -> None:
+    def __init__(self, head: Head, heads: HeadMap) -> None:
         self.head = head
         self.heads = heads
-        super().__init__(f"there is no head {head}: {heads.describe()}")
+        stacks = sorted({layer.stack for layer in heads.layers if layer.stack})
+        example = f'. Name the stack too, for example ({head.layer}, {head.head}, "{stacks[0]}")' if stacks else ""
+        hint = example if head.stack is None else ""
+        super().__init__(f"there is no head {head}: {heads.describe()}{hint}")
 
 
 class NotAHead(BertologyError, TypeError):
@@ -178,8 +181,8 @@ class NoAttentionHeads(BertologyError):
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
         super().__init__(
-            f"{architecture} ran without any attention call that passes the transformers attention interface: it has "
-            "no attention heads, or computes them in a way that cannot be gated. There is nothing to mask in it."
+            f"{architecture} has no attention heads to mask: it ran without a call of transformers' attention "
+            "interface, of torch's attention functions, or of a softmax over tokens."
         )
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from pytest_bertology.engine.encoding import IGNORED, Encoded, Example, lengths
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.discovery import accepts
-from pytest_bertology.models.sampling import can_batch, make_sample, padding_token
+from pytest_bertology.models.sampling import accepts, can_batch, make_sample, padding_token
 
 _LOGITS = 512 * 2**20
 """Bytes that one batch's language-model logits may take."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from pytest_bertology.errors import InvalidArgument, LabelMismatch, MalformedData, WrongTaskKind
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.discovery import accepts
+from pytest_bertology.models.sampling import accepts
 from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, REGRESSION, TOKENS
 from pytest_bertology.tasks.task import Task
 

@@ -76,12 +76,13 @@ class HeadMap(Collection[Head]):
     """The heads of a model, in order: `HeadMap([12, 12])`, or `HeadMap({"encoder": [8], "decoder": [8]})`.
 
     `len`, iteration and `in` work on heads; plain tuples are accepted. Layers may have different numbers of heads.
+    One stack of several may have no name (None, or "" in JSON): the language model beside its towers.
     """
 
-    def __init__(self, per_layer: Sequence[int] | Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, per_layer: Sequence[int] | Mapping[str | None, Sequence[int]]) -> None:
         stacks = per_layer.items() if isinstance(per_layer, Mapping) else [(None, per_layer)]
         self.layers = tuple(
-            Layer(stack, index, int(count)) for stack, counts in stacks for index, count in enumerate(counts)
+            Layer(stack or None, index, int(count)) for stack, counts in stacks for index, count in enumerate(counts)
         )
         self._heads = tuple(
             Head(layer.layer, head, layer.stack) for layer in self.layers for head in range(layer.heads)
@@ -145,7 +146,7 @@ class HeadMap(Collection[Head]):
         if any(layer.stack for layer in self.layers):
             stacks: dict[str, list[int]] = {}
             for layer in self.layers:
-                stacks.setdefault(str(layer.stack), []).append(layer.heads)
+                stacks.setdefault(layer.stack or "", []).append(layer.heads)
             return stacks
         return list(self.per_layer)
 

@@ -1,143 +1,136 @@
-"""Find the heads of a model by running it once: no name tables, no guesses.
+"""Find the heads of a model by running it: no name tables, no guesses.
 
-Every attention layer of transformers >= 5.1 looks its attention function up in `AttentionInterface.get_interface`.
-For the length of one forward pass that look-up is wrapped, so that each call is seen: the module, its query heads and
-key-value heads, and the contexts it returns, (batch, tokens, heads, width). The module that then receives those very
-numbers, unchanged, as (…, heads * width) is the projection whose columns belong to the heads.
+Every attention call of one forward pass is watched. Where the contexts that a call returns, (batch, tokens, heads,
+width), reach a module unchanged as (…, heads * width), that module is the projection whose columns belong to the
+heads. Where they do not, or the model calls softmax itself, `ownership` switches heads off and looks where they go.
 """
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import AttentionInterface
 
 from pytest_bertology.errors import CannotGate, NoAttentionHeads
 from pytest_bertology.heads import HeadMap
+from pytest_bertology.models import stacks
+from pytest_bertology.models.attention import Call, Key, watched
+from pytest_bertology.models.ownership import Group, Owned, computes, owners
 from pytest_bertology.models.sites import Site
 
-_patching = threading.Lock()
+
+@dataclass(frozen=True)
+class Discovery:
+    """What running a model showed of its heads."""
+
+    sites: tuple[Site, ...]
+    """In the order of `heads`."""
+    heads: HeadMap
+    ungated: tuple[tuple[str, str], ...]
+    """Further attention that no gate can act on: module path and reason."""
+    idle: tuple[str, ...]
+    """Topmost modules with weights that did not run: heads in them, if any, were not seen."""
+
+
+@dataclass(eq=False)
+class _Reader:
+    """Who reads the heads of some attention calls."""
+
+    projection: nn.Module
+    argument: int | str
+    heads: int
+    kv_heads: int
+    width: int
+    received: Tensor
+    found: str
+    taps: Mapping[Key, int]
+    call: Call
+    """The first of the calls."""
+    feature_axis: int = -1
 
 
 @dataclass
-class _Call:
-    """One attention call seen during the dry run, and who received its contexts."""
+class _Run:
+    """One forward pass: its attention calls in order, and which modules received the contexts they returned."""
 
-    module: nn.Module
-    heads: int
-    kv_heads: int
-    context: Tensor
-    """What the call returned, (batch, tokens, heads, width); kept, so that its memory is not used again."""
-    receivers: list[tuple[nn.Module, int | str]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    receivers: dict[int, list[tuple[nn.Module, int | str]]] = field(default_factory=dict)
+    """Per call, by its place in `calls`."""
+    ran: dict[int, int] = field(default_factory=dict)
+    """Modules that ran, and which of all calls was their first."""
 
 
-def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> tuple[tuple[Site, ...], HeadMap]:
-    """Run `model` on `sample` once and return its attention sites and the map of their heads.
+def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> Discovery:
+    """Run `model` on `sample` and find its attention sites.
 
-    Raises NoAttentionHeads where no attention call is seen, CannotGate where no module receives a call's contexts.
+    Raises NoAttentionHeads where no attention is seen, CannotGate, with the reason, where no gate could act exactly.
     """
     architecture = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise CannotGate(architecture, "both stacks", "encoder-decoder models are not supported by this version")
-    calls = _record(model, sample)
-    if not calls:
-        raise NoAttentionHeads(architecture)
     names = {id(module): name or architecture for name, module in model.named_modules()}
-    sites: dict[int, Site] = {}
-    for call in calls:
-        projection, argument = _projection(call, architecture, names)
-        known = sites.get(id(projection))
-        sites[id(projection)] = Site(
-            layer=known.layer if known else len(sites),
-            stack=None,
-            name=names[id(projection)],
-            attention=names.get(id(call.module), type(call.module).__name__),
-            projection=projection,
-            argument=argument,
-            heads=call.heads,
-            kv_heads=call.kv_heads,
-            width=call.context.shape[-1],
-            calls=known.calls + 1 if known else 1,
-        )
-        if known and (known.heads, known.width) != (call.heads, call.context.shape[-1]):
-            raise CannotGate(architecture, known.name, "attention calls with different heads share one projection")
-    found = tuple(sites.values())
-    return found, HeadMap([site.heads for site in found])
+    with torch.no_grad():
+        run = _record(model, sample)
+        attends = _attending(run.calls, sample)
+        readers, groups = _direct(run, attends, _batch(sample))
+        refused: list[tuple[Group, str]] = []
+        # On the meta device there are no numbers to follow; what is not seen directly is not found.
+        found: list[tuple[Group, Owned | str]] = []
+        if groups and _meta(model):
+            found = [(group, "the model has no weights (meta device) to find out with") for group in groups]
+        elif groups:
+            found = owners(model, lambda: model(**sample), groups)
+        for group, owned in found:
+            reader = _owned(group, owned)
+            if isinstance(reader, _Reader):
+                readers.append(reader)
+            else:
+                refused.append((group, reader))
+    _refuse(architecture, names, readers, refused)
+    sites = _sites(model, readers, names, sample, run)
+    ungated = tuple((_name(group.module, names), reason) for group, reason in refused)
+    return Discovery(sites, _map(sites), tuple(dict.fromkeys(ungated)), _idle(model, run))
 
 
-def _record(model: PreTrainedModel, sample: Mapping[str, Any]) -> list[_Call]:
-    """The attention calls of one forward pass, in order."""
-    calls: list[_Call] = []
+def _record(model: PreTrainedModel, sample: Mapping[str, Any]) -> _Run:
+    run = _Run()
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(attention_calls(calls))
+        stack.enter_context(watched(model, run.calls))
         for module in model.modules():
-            handle = module.register_forward_pre_hook(_receiver(calls), with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.callback(module.register_forward_pre_hook(_receiver(run), with_kwargs=True).remove)
         model(**sample)
-    return calls
+    return run
 
 
-@contextmanager
-def attention_calls(calls: list[_Call], edit: Callable[[Tensor, int], Tensor] | None = None) -> Iterator[None]:
-    """Record every attention call that this thread makes through the attention interface.
-
-    `edit`, given a call's contexts and how many calls came before it, returns what the model is to see instead.
-    """
-    thread = threading.get_ident()
-    with _patching:
-        original = AttentionInterface.get_interface
-
-        def get_interface(self: AttentionInterface, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-            function: Callable[..., Any] = original(self, *args, **kwargs)
-            return recording(function) if threading.get_ident() == thread else function
-
-        def recording(function: Callable[..., Any]) -> Callable[..., Any]:
-            def attention(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
-                result = function(module, query, key, *rest, **options)
-                if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
-                    return result
-                # The same numbers, laid out as the projection reads them (GPT-2's eager attention leaves that to it).
-                context = result[0].contiguous() if edit is None else edit(result[0], len(calls)).contiguous()
-                calls.append(_Call(module, query.shape[1], key.shape[1], context))
-                return (context, *result[1:])
-
-            return attention
-
-        AttentionInterface.get_interface = get_interface
-        try:
-            yield
-        finally:
-            AttentionInterface.get_interface = original
-
-
-def _receiver(calls: list[_Call]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+def _receiver(run: _Run) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     """A pre-hook that notes which module receives the contexts of the latest attention call."""
 
+    thread = threading.get_ident()
+
     def receive(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not calls:
+        if threading.get_ident() != thread:
             return
-        call = calls[-1]
+        run.ran.setdefault(id(module), len(run.ran))
+        if not run.calls or run.calls[-1].kind != "context":
+            return
+        context = run.calls[-1].result
         arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         for key, value in arguments:
-            if isinstance(value, Tensor) and _same_numbers(value, call.context):
-                call.receivers.append((module, key))
+            if isinstance(value, Tensor) and _same_memory(value, context):
+                run.receivers.setdefault(len(run.calls) - 1, []).append((module, key))
 
     return receive
 
 
-def _same_numbers(value: Tensor, context: Tensor) -> bool:
+def _same_memory(value: Tensor, context: Tensor) -> bool:
     """Whether `value` is the memory of `context`, its heads laid side by side in the last dimension."""
     return (
-        value.data_ptr() == context.data_ptr()
+        value.untyped_storage()._cdata == context.untyped_storage()._cdata  # also told apart on the meta device
+        and value.storage_offset() == context.storage_offset()
         and value.numel() == context.numel()
         and value.is_contiguous()
         and context.is_contiguous()
@@ -145,36 +138,154 @@ def _same_numbers(value: Tensor, context: Tensor) -> bool:
     )
 
 
-def _projection(call: _Call, architecture: str, names: Mapping[int, str]) -> tuple[nn.Module, int | str]:
+def _direct(run: _Run, attends: Callable[[Call], bool], batch: int) -> tuple[list[_Reader], list[Group]]:
+    """The readers that receive a call's own contexts; the calls without one, grouped by what made them."""
+    readers: list[_Reader] = []
+    groups: dict[int, Group] = {}
+    for index, call in enumerate(run.calls):
+        holder = _holder(run.receivers.get(index, []))
+        if holder is None and not attends(call):
+            continue
+        if holder is None:
+            groups.setdefault(call.frame, Group(call.module, [], batch)).calls.append(call)
+            continue
+        width = call.result.shape[-1]
+        received = call.result.flatten(-2)
+        readers.append(_Reader(*holder, call.heads, call.kv_heads, width, received, "interface", {call.key: 2}, call))
+    return readers, list(groups.values())
+
+
+def _owned(group: Group, owned: Owned | str) -> _Reader | str:
+    """The reader that switching heads off has shown, or why there is none."""
+    if isinstance(owned, str):
+        whole = any(call.kind == "whole" for call in group.calls)
+        return "torch's multi-head attention projects heads itself, without a call of a module" if whole else owned
+    holder = _holder(owned.receivers) if len(owned.receivers) > 1 else owned.receivers[0]
+    if holder is None:
+        return "several modules receive its heads, and no one module holds them"
+    first = group.calls[0]
+    found = "gated" if first.kind == "context" else "function"
+    return _Reader(
+        *holder, owned.heads, first.kv_heads, owned.width, owned.received, found, owned.axes, first, owned.feature_axis
+    )
+
+
+def _holder(receivers: Sequence[tuple[nn.Module, int | str]]) -> tuple[nn.Module, int | str] | None:
     """The innermost module that receives the contexts and holds every module that computes with them.
 
     Usually the output projection itself. Where several modules share the input (an adapter beside the projection),
     their common parent, so that none is left without the gate.
     """
-    site = names.get(id(call.module), type(call.module).__name__)
-    computing = [module for module, _ in call.receivers if _computes(module)]
-    if not computing:
-        raise CannotGate(
-            architecture,
-            site,
-            "no module receives the heads' contexts as they leave attention; they are changed, mixed or projected "
-            "by a function in between",
-        )
-    holders = [
-        (module, key) for module, key in call.receivers if set(map(id, computing)) <= set(map(id, module.modules()))
-    ]
-    if not holders:
-        raise CannotGate(
-            architecture, site, f"{len(computing)} modules receive the contexts, and no one module holds them"
-        )
+    computing = {id(module) for module, _ in receivers if computes(module)}
+    holders = [(module, key) for module, key in receivers if computing <= set(map(id, module.modules()))]
+    if not computing or not holders:
+        return None
     return min(holders, key=lambda holder: sum(1 for _ in holder[0].modules()))
 
 
-def _computes(module: nn.Module) -> bool:
-    """A leaf with weights: it does something to what it receives (a dropout or an identity does not)."""
-    return not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False))
+def _refuse(
+    architecture: str, names: Mapping[int, str], readers: Sequence[_Reader], refused: Sequence[tuple[Group, str]]
+) -> None:
+    """Raise where attention of the model's main kind cannot be gated."""
+    through_interface = [entry for entry in refused if any(call.kind == "context" for call in entry[0].calls)]
+    for group, reason in through_interface or (refused if not readers else []):
+        raise CannotGate(architecture, _name(group.module, names), reason)
+    if not readers:
+        raise NoAttentionHeads(architecture)
 
 
-def accepts(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward takes an argument of this name."""
-    return name in inspect.signature(model.forward).parameters
+def _attending(calls: Sequence[Call], sample: Mapping[str, Any]) -> Callable[[Call], bool]:
+    """Which calls are attention over tokens, and not a choice of experts or a mixture of layers, say.
+
+    A softmax over (batch, a, b) may be either. Where a model uses the attention interface, such a softmax counts if
+    it runs over as many tokens as some call of the interface does, or as the sample has.
+    """
+    lengths = {call.keys for call in calls if call.kind == "context"}
+    if lengths:
+        lengths |= {value.shape[1] for value in sample.values() if isinstance(value, Tensor) and value.ndim == 2}
+    return lambda call: call.kind != "softmax" or call.result.ndim >= 4 or not lengths or call.keys in lengths
+
+
+def _sites(
+    model: PreTrainedModel,
+    readers: Sequence[_Reader],
+    names: Mapping[int, str],
+    sample: Mapping[str, Any],
+    run: _Run,
+) -> tuple[Site, ...]:
+    """One site per projection, however often it runs, named by stack and layer."""
+    architecture = type(model).__name__
+    by_projection: dict[int, list[_Reader]] = {}
+    for reader in sorted(readers, key=lambda reader: run.ran[id(reader.projection)]):
+        by_projection.setdefault(id(reader.projection), []).append(reader)
+    stack_of = stacks.stacks_of(model, [same[0].call for same in by_projection.values()], sample)
+    layers: dict[str | None, int] = {}
+    sites = []
+    for same, stack in zip(by_projection.values(), stack_of, strict=True):
+        first = same[0]
+        name = names[id(first.projection)]
+        if any((reader.heads, reader.width) != (first.heads, first.width) for reader in same):
+            raise CannotGate(architecture, name, "attention calls with different heads share one projection")
+        layers[stack] = layers.get(stack, -1) + 1
+        sites.append(
+            Site(
+                layer=layers[stack],
+                stack=stack,
+                name=name,
+                attention=_name(first.call.module, names),
+                projection=first.projection,
+                argument=first.argument,
+                heads=first.heads,
+                kv_heads=first.kv_heads,
+                width=first.width,
+                features=first.received.shape[first.feature_axis],
+                feature_axis=first.feature_axis,
+                calls=len(same),
+                found=first.found,
+                **_batch_layout(first.received, _batch(sample)),
+                taps={key: axis for reader in same for key, axis in reader.taps.items()},
+            )
+        )
+    rank = {stack: index for index, stack in enumerate(layers)}
+    return tuple(sorted(sites, key=lambda site: (rank[site.stack], site.layer)))
+
+
+def _map(sites: Sequence[Site]) -> HeadMap:
+    """The map of the heads of all sites, stack by stack."""
+    counts: dict[str | None, list[int]] = {}
+    for site in sites:
+        counts.setdefault(site.stack, []).append(site.heads)
+    return HeadMap(counts)
+
+
+def _batch(sample: Mapping[str, Any]) -> int:
+    """How many examples the sample holds."""
+    return next((value.shape[0] for value in sample.values() if isinstance(value, Tensor) and value.ndim), 1)
+
+
+def _batch_layout(received: Tensor, batch: int) -> dict[str, Any]:
+    """Which axis runs over examples: the first, perhaps with tokens or windows, unless only the second fits."""
+    if received.shape[0] == batch:
+        return {"batch_axis": 0}
+    if received.ndim >= 3 and received.shape[1] == batch:
+        return {"batch_axis": 1}
+    return {"batch_axis": 0, "flattened": True}
+
+
+def _idle(model: nn.Module, run: _Run) -> tuple[str, ...]:
+    """The topmost modules with weights of which nothing ran."""
+    idle: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{above}.") for above in idle):
+            continue
+        if any(True for _ in module.parameters()) and not any(id(part) in run.ran for part in module.modules()):
+            idle.append(name)
+    return tuple(idle)
+
+
+def _meta(model: PreTrainedModel) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters()) and not hasattr(model, "hf_device_map")
+
+
+def _name(module: nn.Module, names: Mapping[int, str]) -> str:
+    return names.get(id(module), type(module).__name__)

@@ -159,9 +159,7 @@ class Gating:
                 return None
             frame.fired[index] += 1
             gated = _apply(frame, index, site, site.context(args, kwargs))
-            if isinstance(site.argument, int):
-                return (*args[: site.argument], gated, *args[site.argument + 1 :]), kwargs
-            return args, {**kwargs, site.argument: gated}
+            return site.replaced(args, kwargs, gated)
 
         return gate
 
@@ -180,10 +178,11 @@ def _product(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
 
 
 def _apply(frame: _Frame, index: int, site: Site, context: Tensor) -> Tensor:
-    """`context`, (…, heads * width), each head's slice multiplied by its gate."""
-    if context.shape[-1] != site.heads * site.width:
+    """`context`, (…, features), each head's slice multiplied by its gate."""
+    features = context.shape[site.feature_axis]
+    if features != site.features or features < site.heads * site.width:
         raise MaskNotApplied(
-            f"{site.name} received {context.shape[-1]} numbers per token and not {site.heads} heads of {site.width}"
+            f"{site.name} received {features} numbers per token and not {site.heads} heads of {site.width}"
         )
     gate = frame.gates[index]
     assert gate is not None
@@ -192,21 +191,33 @@ def _apply(frame: _Frame, index: int, site: Site, context: Tensor) -> Tensor:
         if key not in frame.placed:
             # Not an inference tensor, which autograd could not save should the caller leave inference mode.
             with torch.inference_mode(False):
-                frame.placed[key] = gate.to(context.device, context.dtype).repeat_interleave(site.width)
-        return context * frame.placed[key]
-    gate = gate.to(context.device, context.dtype)
-    if gate.ndim == 1:
-        return context * gate.repeat_interleave(site.width)
-    return _per_example(site, context, gate)
+                frame.placed[key] = _spread(site, gate.to(context.device, context.dtype))
+        return context * _shaped(site, context, frame.placed[key])
+    return context * _shaped(site, context, _spread(site, gate.to(context.device, context.dtype)))
 
 
-def _per_example(site: Site, context: Tensor, gate: Tensor) -> Tensor:
-    """Each example's own gates; `context` is (batch, tokens, features), or (batch * tokens, features)."""
-    batch, rows = gate.shape[0], context.shape[0]
-    if context.ndim == 2 and rows != batch and rows % batch == 0:
-        gate = gate.repeat_interleave(rows // batch, dim=0)
-    elif rows != batch:
-        raise InvalidGate(f"gates for {batch} examples", f"gates for the {rows} examples that reach {site.name}")
-    split = context.reshape(*context.shape[:-1], site.heads, site.width)
-    shape = (gate.shape[0], *(1,) * (split.ndim - 3), site.heads, 1)
-    return (split * gate.reshape(shape)).flatten(-2)
+def _spread(site: Site, gate: Tensor) -> Tensor:
+    """(…, heads) to (…, features): each head's gate once for each of its numbers; 1 for numbers of no head."""
+    spread = gate.repeat_interleave(site.width, dim=-1)
+    rest = site.features - spread.shape[-1]
+    return torch.cat([spread, spread.new_ones(*spread.shape[:-1], rest)], dim=-1) if rest else spread
+
+
+def _shaped(site: Site, context: Tensor, spread: Tensor) -> Tensor:
+    """Gates (features,), or (batch, features) for each example its own, shaped to multiply `context`.
+
+    `context` is (batch, …, features), (tokens, batch, features), or has tokens or windows of tokens of one example
+    after the other along its first axis; under a convolution it is (batch, features, …).
+    """
+    shape = [1] * context.ndim
+    shape[site.feature_axis] = site.features
+    if spread.ndim == 2:
+        batch, rows = spread.shape[0], context.shape[site.batch_axis]
+        if rows != batch:
+            if not site.flattened or rows % batch:
+                raise InvalidGate(
+                    f"gates for {batch} examples", f"gates for the {rows} examples that reach {site.name}"
+                )
+            spread = spread.repeat_interleave(rows // batch, dim=0)
+        shape[site.batch_axis] = rows
+    return spread.reshape(shape)

@@ -1,17 +1,18 @@
-"""The load-time proof that masks act: run the model with gates and look, independently of the gates, at what arrives.
+"""The load-time proof that masks act: run the model with gates and look, independently of the gates, at what happens.
 
-The oracle is the attention call itself: what it returned, (batch, tokens, heads, width), with one head set to zero,
-must be what the projection receives; the projection's output must change by that head's share, context times
-columns; and the model's output must move. Gates at the projections must give, bit for bit, what scaling the attention
-calls' results gives, so that nothing else reads the heads past the gates. All gates open must be the plain model bit
-for bit, and so must the model afterwards.
+Four things are shown, on one small input. All gates open are the plain model bit for bit. At each projection, closing
+one head's gate zeroes that head's slice of what arrives, nothing else, and takes that head's share (context times
+columns) from what leaves. Gates at the projections give, bit for bit, the model's output that scaling the heads where
+attention computes them gives: the slices are the heads, and nothing reads them past the gates. And each head reaches
+the model's output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from transformers.pytorch_utils import Conv1D
 
 from pytest_bertology.errors import InvalidGate, MaskNotApplied, SelfCheckFailed
 from pytest_bertology.heads import Head, HeadMap
-from pytest_bertology.models.discovery import attention_calls
+from pytest_bertology.models.attention import Call, Key, attention_calls, watched
 from pytest_bertology.models.gating import Gating
+from pytest_bertology.models.ownership import scaled
+from pytest_bertology.models.recomputation import check_recomputation
 from pytest_bertology.models.sampling import repeat_row
 from pytest_bertology.models.sites import Site
 
-_ROWS = 96
+_ROWS = 32
 """Heads checked in one forward pass, each in a row of its own; bounds the memory of the check."""
 
 
@@ -38,6 +41,10 @@ class SelfCheck:
     """Heads whose share of the projection's output was exactly zero on the sample, such as those of zero columns."""
     silent: tuple[Head, ...]
     """Heads that write something, of which nothing reached the model's output on the sample."""
+    joint: tuple[str, ...]
+    """Sites whose gated module does not add heads' shares up, such as a norm before the projection."""
+    per_example: bool
+    """Whether each example of a batch can have gates of its own."""
     passes: int
     """Forward passes used."""
 
@@ -58,42 +65,15 @@ def self_check(
 ) -> SelfCheck:
     """Prove that each head's gate acts on `model`, which is in eval mode; `sample` is one forward pass's inputs.
 
-    With `own_sample` the heads are checked many at a time, on rows of one made-up sequence. Raises SelfCheckFailed,
-    naming the site and what did not hold.
+    With `own_sample` heads are checked many at a time, on rows of one made-up input. Raises SelfCheckFailed, naming
+    the site and what did not hold.
     """
+    rows = repeat_row(model, 1) if own_sample else None
+    proof = _Proof(model, sites, heads, gating, sample, rows)
     try:
-        return _prove(model, sites, heads, gating, sample, own_sample and repeat_row(model, 1) is not None)
+        return proof.run()
     except (InvalidGate, MaskNotApplied) as error:
         raise SelfCheckFailed(type(model).__name__, "its gates", str(error)) from error
-
-
-def _prove(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    heads: HeadMap,
-    gating: Gating,
-    sample: Mapping[str, Any],
-    stacked: bool,
-) -> SelfCheck:
-    architecture = type(model).__name__
-    with torch.no_grad():
-        plain = output(model, sample)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in plain):
-            raise SelfCheckFailed(architecture, "the sample", "the plain model's output is not finite")
-        _check_identity(model, sites, gating, sample, plain)
-        found = _Findings()
-        passes = 5
-        for group in _groups(heads, stacked):
-            _check_heads(_Pass(model, sites, gating, group, stacked, sample), found)
-            passes += 1 if stacked else 3
-        _check_nothing_passes_by(model, sites, gating, sample)
-        if not _equal(output(model, sample), plain):
-            raise SelfCheckFailed(architecture, "the model", "its output is not the same after the gates were removed")
-    live = [head for head in heads if head not in found.dead]
-    if live and not found.moved:
-        raise SelfCheckFailed(architecture, "every head", "masking a head moves nothing of the model's output")
-    silent = tuple(head for head in live if head not in found.moved)
-    return SelfCheck(tuple(head for head in heads if head in found.dead), silent, passes)
 
 
 def output(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -105,77 +85,300 @@ def output(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 
 @dataclass
-class _Findings:
-    dead: set[Head] = field(default_factory=set)
-    moved: set[Head] = field(default_factory=set)
+class _Seen:
+    """What one call of a projection received before its gate and behind it, and what it returned."""
+
+    offered: Tensor
+    received: Tensor | None = None
+    returned: Tensor | None = None
 
 
 @dataclass
-class _Pass:
-    """One gated forward pass: which heads it masks, each in which row."""
-
+class _Proof:
     model: PreTrainedModel
     sites: Sequence[Site]
+    heads: HeadMap
     gating: Gating
-    heads: Sequence[Head]
-    stacked: bool
     sample: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+    """One example, to be repeated; None where the heads are checked one after the other."""
+    passes: int = 0
+    dead: set[Head] = field(default_factory=set)
+    joint: set[str] = field(default_factory=set)
 
-    def inputs(self) -> Mapping[str, Any]:
-        rows = repeat_row(self.model, len(self.heads) + 1) if self.stacked else None
-        return self.sample if rows is None else rows
+    def run(self) -> SelfCheck:
+        with torch.no_grad():
+            plain = self._output()
+            if not plain or not all(bool(torch.isfinite(tensor).all()) for tensor in plain):
+                raise self._failed("the sample", "the plain model's output is not finite")
+            self._check_open(plain)
+            per_example = self._check_each()
+            self._check_nothing_passes_by()
+        live = [head for head in self.heads if head not in self.dead]
+        silent = tuple(self._check_moves(live, plain))
+        if live and len(silent) == len(live):
+            raise self._failed("every head", "masking a head moves nothing of the model's output")
+        self.passes += check_recomputation(self.model, self.sites, self.gating, self.sample)
+        with torch.no_grad():
+            if not _equal(self._output(), plain):
+                raise self._failed("the model", "its output is not the same after the gates were removed")
+        dead = tuple(head for head in self.heads if head in self.dead)
+        joint = tuple(site.name for site in self.sites if site.name in self.joint)
+        return SelfCheck(dead, silent, joint, per_example, self.passes)
 
-    def gates(self) -> list[Tensor]:
-        """Row 0 keeps everything, row i + 1 masks head i; unstacked: the one head is masked in all rows."""
-        gates = [torch.ones(len(self.heads) + 1, site.heads) for site in self.sites]
-        for row, head in enumerate(self.heads):
-            gates[self.site_index(head)][row + 1, head.head] = 0.0
-        return gates if self.stacked else [gate[1] for gate in gates]
+    def _output(self, inputs: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]:
+        self.passes += 1
+        return output(self.model, self.sample if inputs is None else inputs)
 
-    def site_index(self, head: Head) -> int:
-        return next(i for i, s in enumerate(self.sites) if (s.layer, s.stack) == (head.layer, head.stack))
+    def _failed(self, site: str, problem: str) -> SelfCheckFailed:
+        return SelfCheckFailed(type(self.model).__name__, site, problem)
 
+    # -- all gates open --------------------------------------------------------------------------------------------
 
-@dataclass
-class _Seen:
-    """What arrived at one projection: the context as attention returned it, as received, and the output."""
+    def _check_open(self, plain: tuple[Tensor, ...]) -> None:
+        """All gates open is the plain model bit for bit; the gates act in order, each as often as discovery saw."""
+        fired: list[int] = []
+        with ExitStack() as stack:
+            stack.enter_context(self.gating.gated([torch.ones(site.heads) for site in self.sites]))
+            for index, site in enumerate(self.sites):
+                stack.callback(site.projection.register_forward_pre_hook(_counter(fired, index)).remove)
+            gated = self._output()
+            applied = self.gating.applied()
+        for index, (site, acted) in enumerate(zip(self.sites, applied, strict=True)):
+            count = fired.count(index)
+            if count != site.calls or acted != site.calls:
+                raise self._failed(
+                    site.name,
+                    f"its gate must act {site.calls} times in one forward pass; it acted {acted} times, and the "
+                    f"projection ran {count} times",
+                )
+        order = [self.sites[index] for index in dict.fromkeys(fired)]
+        for stack_name in {site.stack for site in self.sites}:
+            layers = [site.layer for site in order if site.stack == stack_name]
+            if layers != sorted(layers):
+                raise self._failed("the model", "its layers do not run in the order of their numbers")
+        if not _equal(gated, plain):
+            raise self._failed("the model", "with all gates open its output is not the plain one")
 
-    context: Tensor
-    received: Tensor
-    projected: Tensor | None = None
+    # -- one head at each projection -------------------------------------------------------------------------------
 
+    def _check_each(self) -> bool:
+        """Close each head's gate, at every projection at once; return whether examples can have gates of their own."""
+        if self.row is not None:
+            try:
+                self._check_rows()
+                return True
+            except (SelfCheckFailed, InvalidGate):
+                # The batch may be laid out so that no gates of one example can be told from another's; a fault that
+                # is not of that kind shows again below.
+                self.dead.clear()
+                self.joint.clear()
+        self._check_one_by_one()
+        return False if self.row is not None else self._batches() == 1
 
-def _groups(heads: HeadMap, stacked: bool) -> list[list[Head]]:
-    """Heads that share a forward pass: many where rows can be stacked, else one."""
-    size = _ROWS if stacked else 1
-    every = list(heads)
-    return [every[start : start + size] for start in range(0, len(every), size)]
+    def _batches(self) -> int:
+        return next((len(value) for value in self.sample.values() if isinstance(value, Tensor) and value.ndim), 1)
 
+    def _check_rows(self) -> None:
+        """Row 0 keeps all heads, row i + 1 has head i masked; each projection is offered what row 0 has."""
+        most = max(site.heads for site in self.sites)
+        for start in range(0, most, _ROWS):
+            group = range(start, min(start + _ROWS, most))
+            gates = [torch.ones(len(group) + 1, site.heads) for site in self.sites]
+            for row, head in enumerate(group):
+                for gate in gates:
+                    gate[row + 1, head : head + 1] = 0.0
+            rows = len(group) + 1
+            seen = self._watch(gates, repeat_row(self.model, rows), partial(_first_row, rows))
+            for site in self.sites:
+                for at in seen[id(site)]:
+                    for row, head in enumerate(group):
+                        if head < site.heads:
+                            self._check_head(site, head, at, _Row(site, row + 1, rows), at, 0)
 
-def _check_identity(
-    model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any], plain: tuple[Tensor, ...]
-) -> None:
-    """All gates open is the plain model bit for bit; the gates act in order, each as often as discovery saw it run."""
-    fired: list[int] = []
-    with ExitStack() as stack:
-        stack.enter_context(gating.gated([torch.ones(site.heads) for site in sites]))
-        for index, site in enumerate(sites):
-            stack.callback(site.projection.register_forward_pre_hook(_counter(fired, index)).remove)
-        gated = output(model, sample)
-        applied = gating.applied()
-    for index, (site, acted) in enumerate(zip(sites, applied, strict=True)):
-        count = fired.count(index)
-        if count != site.calls or acted != site.calls:
-            raise SelfCheckFailed(
-                type(model).__name__,
+    def _check_one_by_one(self) -> None:
+        """One head masked at every projection, each of which is offered what it received in the plain model."""
+        plain = self._watch([torch.ones(site.heads) for site in self.sites], self.sample, None)
+        for head in range(max(site.heads for site in self.sites)):
+            gates = [torch.ones(site.heads) for site in self.sites]
+            for gate in gates:
+                gate[head : head + 1] = 0.0
+            seen = self._watch(gates, self.sample, lambda site, index, _: plain[id(site)][index].offered)
+            for site in self.sites:
+                if head < site.heads:
+                    for at, before in zip(seen[id(site)], plain[id(site)], strict=True):
+                        self._check_head(site, head, at, _Row(site, 0, 1), before, 0)
+
+    def _watch(
+        self,
+        gates: Sequence[Tensor],
+        inputs: Mapping[str, Any] | None,
+        offer: Callable[[Site, int, Tensor], Tensor] | None,
+    ) -> dict[int, list[_Seen]]:
+        """Run gated; per site, what each call of its projection saw. `offer` says what it is to be offered."""
+        seen: dict[int, list[_Seen]] = {id(site): [] for site in self.sites}
+        calls: list[Call] = []
+        with ExitStack() as stack:
+            stack.enter_context(self.gating.gated(gates))
+            stack.enter_context(attention_calls(calls))
+            for site in self.sites:
+                for handle in self._witness(site, calls, seen[id(site)], offer):
+                    stack.callback(handle.remove)
+            self._output(inputs)
+        for site in self.sites:
+            if not seen[id(site)]:
+                raise self._failed(site.name, "the projection did not run under the mask")
+        return seen
+
+    def _witness(
+        self,
+        site: Site,
+        calls: list[Call],
+        seen: list[_Seen],
+        offer: Callable[[Site, int, Tensor], Tensor] | None,
+    ) -> list[Any]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            arrived = site.context(args, kwargs)
+            if site.found == "interface":
+                self._check_arrival(site, arrived, calls)
+            offered = arrived if offer is None else offer(site, len(seen), arrived)
+            seen.append(_Seen(offered))
+            return site.replaced(args, kwargs, offered)
+
+        def behind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[-1].received = site.context(args, kwargs)
+
+        def after(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+            seen[-1].returned = _first(result)
+
+        return [
+            site.projection.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+            site.projection.register_forward_pre_hook(behind, with_kwargs=True),
+            site.projection.register_forward_hook(after),
+        ]
+
+    def _check_arrival(self, site: Site, arrived: Tensor, calls: Sequence[Call]) -> None:
+        """The projection is offered attention's own result."""
+        context = calls[-1].result if calls else arrived.new_empty(0)
+        if context.shape[2:] != (site.heads, site.width) or context.numel() != arrived.numel():
+            problem = f"it receives {tuple(arrived.shape)}, and attention returned {tuple(context.shape)}"
+            raise self._failed(site.name, problem)
+        if not torch.equal(context.reshape(arrived.shape), arrived):
+            raise self._failed(site.name, "what it receives is not attention's result")
+
+    def _check_head(self, site: Site, head: int, at: _Seen, row: _Row, before: _Seen, open_row: int) -> None:
+        """With this head masked, its slice arrives as zeros and its share is gone from what leaves.
+
+        `before`, in row `open_row`, is the same with all gates open.
+        """
+        assert at.received is not None
+        assert at.returned is not None
+        assert before.returned is not None
+        name = Head(site.layer, head, site.stack)
+        expected = row.of(at.offered).clone()
+        expected[..., site.slice(head)] = 0.0
+        if not torch.equal(expected, row.of(at.received)):
+            raise self._failed(
                 site.name,
-                f"its gate must act {site.calls} times in one forward pass; it acted {acted} times, and the "
-                f"projection ran {count} times",
+                f"with {name} masked, the projection does not receive attention's result with that head's numbers zero",
             )
-    if list(dict.fromkeys(fired)) != list(range(len(sites))):
-        raise SelfCheckFailed(type(model).__name__, "the model", "its layers do not run in the order of their numbers")
-    if not _equal(gated, plain):
-        raise SelfCheckFailed(type(model).__name__, "the model", "with all gates open its output is not the plain one")
+        open_ = replace(row, row=open_row).of(before.returned).double()
+        difference = open_ - row.of(at.returned).double()
+        share = _share(site, head, at.offered, row).double()
+        scale = float(open_.abs().max()) + float(share.abs().max())
+        if float((difference - share).abs().max()) > _tolerance(at.returned.dtype) * (scale or 1.0):
+            if _adds_up(site.projection):
+                raise self._failed(
+                    site.name,
+                    f"masking {name} does not change the projection's output by that head's share (context times "
+                    "columns)",
+                )
+            self.joint.add(site.name)
+        elif not bool(share.any()):
+            self.dead.add(name)
+
+    # -- nothing passes by -----------------------------------------------------------------------------------------
+
+    def _check_nothing_passes_by(self) -> None:
+        """Gates at the projections give what scaling heads where attention computes them gives.
+
+        The gates are powers of two, different for neighbours, so that scaling early or late rounds alike.
+        """
+        gates = [torch.tensor([0.5 ** (1 + head % 4) for head in range(site.heads)]) for site in self.sites]
+        if not self._passes_by(gates):
+            return
+
+        def alone(index: int) -> list[Tensor]:
+            return [gate if at == index else torch.ones_like(gate) for at, gate in enumerate(gates)]
+
+        names = [site.name for index, site in enumerate(self.sites) if self._passes_by(alone(index))]
+        raise self._failed(
+            ", ".join(names) or "the model",
+            "gates there are not the same as scaling the heads where attention computes them: something beside the "
+            "projection reads the heads too (an adapter, say), and no gate would reach it, or these are not the heads",
+        )
+
+    def _passes_by(self, gates: Sequence[Tensor]) -> bool:
+        """Whether the model's output under these gates differs from that with the heads scaled in attention."""
+        taps: dict[Key, tuple[int, Tensor]] = {
+            key: (axis, gate) for site, gate in zip(self.sites, gates, strict=True) for key, axis in site.taps.items()
+        }
+
+        def scale(call: Call) -> Tensor | None:
+            if call.key not in taps:
+                return None
+            axis, gate = taps.pop(call.key)
+            return scaled(call, axis, gate)
+
+        with self.gating.gated(gates):
+            gated = self._output()
+        functions = any(site.found == "function" for site in self.sites)
+        with watched(self.model, [], scale) if functions else attention_calls([], scale):
+            other = self._output()
+        if taps:
+            raise self._failed("the model", "it does not make the same attention calls at each run")
+        return not _equal(gated, other)
+
+    # -- each head reaches the output ------------------------------------------------------------------------------
+
+    def _check_moves(self, live: Sequence[Head], plain: tuple[Tensor, ...]) -> list[Head]:
+        """The heads that do not reach the model's output: neither by gradient, nor when they are masked alone."""
+        slopes = self._slopes()
+        silent = []
+        for head in live:
+            if slopes.get(head, 0.0) != 0.0:
+                continue
+            at = self._site(head)
+            closed = torch.ones(self.sites[at].heads)
+            closed[head.head] = 0.0
+            gates = [closed if index == at else None for index in range(len(self.sites))]
+            with torch.no_grad(), self.gating.gated(gates):
+                if _equal(self._output(), plain):
+                    silent.append(head)
+        return silent
+
+    def _slopes(self) -> dict[Head, float]:
+        """The derivative of a random sum of the output by each gate; empty where the model cannot be differentiated."""
+        gates = [torch.ones(site.heads, requires_grad=True) for site in self.sites]
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.enable_grad(), self.gating.gated(gates):
+                total = torch.zeros(())
+                for tensor in self._output():
+                    weights = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+                    total = total + (tensor.float() * weights).sum().to(total.device)
+                slopes = torch.autograd.grad(total, gates, allow_unused=True)
+        except (RuntimeError, NotImplementedError):
+            return {}
+        found: dict[Head, float] = {}
+        for site, slope in zip(self.sites, slopes, strict=True):
+            if slope is not None:
+                for head, value in enumerate(slope.tolist()):
+                    found[Head(site.layer, head, site.stack)] = value if value == value else 0.0
+        return found
+
+    def _site(self, head: Head) -> int:
+        return next(i for i, s in enumerate(self.sites) if (s.layer, s.stack) == (head.layer, head.stack))
 
 
 def _counter(fired: list[int], index: int) -> Any:
@@ -185,158 +388,56 @@ def _counter(fired: list[int], index: int) -> Any:
     return count
 
 
-def _check_nothing_passes_by(
-    model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any]
-) -> None:
-    """Gates at the projections give what scaling the attention calls' results gives: no one reads heads past them."""
-    gates = [torch.linspace(0.25, 0.75, site.heads) for site in sites]
-    if not _passes_by(model, sites, gating, sample, gates):
-        return
+@dataclass(frozen=True)
+class _Row:
+    """One example of a batch of `rows`, in what a projection receives or returns."""
 
-    def alone(index: int) -> list[Tensor]:
-        return [gate if at == index else torch.ones_like(gate) for at, gate in enumerate(gates)]
+    site: Site
+    row: int
+    rows: int
 
-    names = [s.name for i, s in enumerate(sites) if _passes_by(model, sites, gating, sample, alone(i))]
-    raise SelfCheckFailed(
-        type(model).__name__,
-        ", ".join(names) or "the model",
-        "gates there are not the same as scaling the heads where attention returns them: something beside the "
-        "projection reads the heads too (an adapter, say), and no gate would reach it",
-    )
+    def of(self, tensor: Tensor) -> Tensor:
+        """(…, features) of this example alone."""
+        return _by_row(self.site, tensor, self.rows)[self.row]
 
 
-def _passes_by(
-    model: PreTrainedModel, sites: Sequence[Site], gating: Gating, sample: Mapping[str, Any], gates: Sequence[Tensor]
-) -> bool:
-    """Whether the model's output under these gates differs from that with the attention calls' results scaled."""
-    site_of: dict[int, int] = {}
-    calls: list[Any] = []
-    with ExitStack() as stack:
-        stack.enter_context(gating.gated(gates))
-        stack.enter_context(attention_calls(calls))
-        for index, site in enumerate(sites):
-            stack.callback(site.projection.register_forward_pre_hook(_noter(site_of, calls, index)).remove)
-        gated = output(model, sample)
-
-    def scaled(context: Tensor, call: int) -> Tensor:
-        return context * gates[site_of[call]].to(context.device, context.dtype).unsqueeze(-1)
-
-    with attention_calls([], scaled):
-        return not _equal(gated, output(model, sample))
+def _by_row(site: Site, tensor: Tensor, rows: int) -> Tensor:
+    """(rows, …, features): the examples of a batch apart."""
+    tensor = tensor.movedim(site.feature_axis, -1)
+    if rows == 1:
+        return tensor.unsqueeze(0)
+    tensor = tensor.movedim(site.batch_axis, 0)
+    if tensor.shape[0] != rows and (not site.flattened or tensor.shape[0] % rows):
+        raise InvalidGate(f"{rows} examples", f"examples apart at {site.name}, which receives {tuple(tensor.shape)}")
+    return tensor.reshape(rows, -1, *tensor.shape[1:])
 
 
-def _noter(site_of: dict[int, int], calls: Sequence[Any], index: int) -> Any:
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-        site_of[len(calls) - 1] = index
-
-    return note
-
-
-def _check_heads(run: _Pass, found: _Findings) -> None:
-    """Mask each head of the pass and compare what its projection receives and returns with the attention call."""
-    reference = None if run.stacked else (output(run.model, run.inputs()), _watch(run, gated=False)[1])
-    outputs, seen = _watch(run, gated=True)
-    for row, head in enumerate(run.heads):
-        site = run.sites[run.site_index(head)]
-        at = seen.get(id(site.projection))
-        if at is None:
-            raise SelfCheckFailed(type(run.model).__name__, site.name, "the projection did not run under the mask")
-        if reference is None:
-            _check_slice(run, site, head, at.context[row + 1], at.received[row + 1])
-            dead = _check_share(run, site, head, at.context[row + 1], at.projected, row + 1, None)
-            moved = any(not torch.equal(tensor[row + 1], tensor[0]) for tensor in outputs if len(tensor) > row + 1)
-        else:
-            plain, before = reference
-            _check_slice(run, site, head, at.context, at.received)
-            dead = _check_share(run, site, head, at.context, at.projected, None, before[id(site.projection)].projected)
-            moved = not _equal(outputs, plain)
-        if dead:
-            found.dead.add(head)
-        if moved:
-            found.moved.add(head)
+def _first_row(rows: int, site: Site, index: int, offered: Tensor) -> Tensor:
+    """What the first example has, for every example."""
+    moved = offered.movedim(site.feature_axis, -1).movedim(site.batch_axis, 0)
+    first = _by_row(site, offered, rows)[:1]
+    same = first.expand(rows, *first.shape[1:]).reshape(moved.shape)
+    return same.movedim(0, site.batch_axis).movedim(-1, site.feature_axis).contiguous()
 
 
-def _watch(run: _Pass, *, gated: bool) -> tuple[tuple[Tensor, ...], dict[int, _Seen]]:
-    """Run the pass; per projection, note its first call. The hooks are registered behind the gates'."""
-    seen: dict[int, _Seen] = {}
-    calls: list[Any] = []
-    with ExitStack() as stack:
-        if gated:
-            stack.enter_context(run.gating.gated(run.gates()))
-        stack.enter_context(attention_calls(calls))
-        for site in run.sites:
-            for handle in _witness(site, calls, seen):
-                stack.callback(handle.remove)
-        outputs = output(run.model, run.inputs())
-    return outputs, seen
-
-
-def _witness(site: Site, calls: list[Any], seen: dict[int, _Seen]) -> list[Any]:
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if id(module) not in seen and calls:
-            seen[id(module)] = _Seen(calls[-1].context, site.context(args, kwargs))
-
-    def after(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        at = seen.get(id(module))
-        if at is not None and at.projected is None:
-            at.projected = result[0] if isinstance(result, tuple) else result
-
-    return [
-        site.projection.register_forward_pre_hook(before, with_kwargs=True),
-        site.projection.register_forward_hook(after),
-    ]
-
-
-def _check_slice(run: _Pass, site: Site, head: Head, context: Tensor, received: Tensor) -> None:
-    """The projection receives attention's own result with exactly this head's numbers zero."""
-    expected = context.clone()
-    expected[..., head.head, :] = 0.0
-    expected = expected.flatten(-2)
-    if expected.shape[-1] != received.shape[-1] or expected.numel() != received.numel():
-        problem = f"it receives {tuple(received.shape)}, and attention returned {tuple(context.shape)}"
-        raise SelfCheckFailed(type(run.model).__name__, site.name, problem)
-    if not torch.equal(expected, received.reshape(expected.shape)):
-        raise SelfCheckFailed(
-            type(run.model).__name__,
-            site.name,
-            f"with {head} masked, the projection does not receive attention's result with that head's numbers zero",
-        )
-
-
-def _check_share(
-    run: _Pass, site: Site, head: Head, context: Tensor, projected: Tensor | None, row: int | None, plain: Tensor | None
-) -> bool:
-    """The projection's output changes by the head's share; return whether that share is zero."""
-    if projected is None:
-        raise SelfCheckFailed(type(run.model).__name__, site.name, "the projection returned nothing")
-    share = _share(site, head, context)
-    open_, masked = (projected[0], projected[row]) if plain is None else (plain, projected)
-    share = share.reshape(masked.shape).double()
-    difference = open_.double() - masked.double()
-    scale = float(open_.abs().max()) + float(share.abs().max())
-    if float((difference - share).abs().max()) > _tolerance(masked.dtype) * (scale or 1.0):
-        raise SelfCheckFailed(
-            type(run.model).__name__,
-            site.name,
-            f"masking {head} does not change the projection's output by that head's share (context times columns)",
-        )
-    return not bool(share.any())
-
-
-def _share(site: Site, head: Head, context: Tensor) -> Tensor:
-    """What this head alone adds to the projection's output: its context times its columns."""
-    own: Tensor = context[..., head.head, :]
-    columns = slice(head.head * own.shape[-1], (head.head + 1) * own.shape[-1])
+def _share(site: Site, head: int, offered: Tensor, row: _Row) -> Tensor:
+    """What this head alone adds to the projection's output in one row: its context times its columns."""
+    read = site.slice(head)
     weight = getattr(site.projection, "weight", None)
-    if type(site.projection) is nn.Linear and weight is not None:
-        return torch.matmul(own, weight[:, columns].T)
-    if isinstance(site.projection, Conv1D):
-        return torch.matmul(own, site.projection.weight[columns])
-    alone = torch.zeros_like(context)
-    alone[..., head.head, :] = own
-    alone = alone.flatten(-2)
-    result: Tensor = _first(site.projection.forward(alone)) - _first(site.projection.forward(torch.zeros_like(alone)))
-    return result
+    if isinstance(weight, Tensor) and not weight.is_meta:
+        if type(site.projection) is nn.Linear:
+            return torch.matmul(row.of(offered)[..., read], weight[:, read].T)
+        if isinstance(site.projection, Conv1D):
+            return torch.matmul(row.of(offered)[..., read], weight[read])
+    alone = torch.zeros_like(offered)
+    alone.movedim(site.feature_axis, -1)[..., read] = offered.movedim(site.feature_axis, -1)[..., read]
+    forward = site.projection.forward
+    return row.of(_first(forward(alone)) - _first(forward(torch.zeros_like(alone))))
+
+
+def _adds_up(module: nn.Module) -> bool:
+    """Whether a module is known to be linear, so that its output is the sum of the heads' shares."""
+    return type(module) is nn.Linear or isinstance(module, Conv1D)
 
 
 def _first(result: Any) -> Tensor:

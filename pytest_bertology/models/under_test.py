@@ -37,6 +37,10 @@ class ModelUnderTest:
     """Its attention heads."""
     sites: tuple[Site, ...]
     """Where they are."""
+    ungated: tuple[tuple[str, str], ...]
+    """Further attention, outside `heads`, that no gate can act on: module path and reason."""
+    not_run: tuple[str, ...]
+    """Parts with weights that the sample did not run; heads there, if any, are not in `heads`."""
     check: SelfCheck
     """What the load-time proof found: dead heads among it."""
 
@@ -59,7 +63,9 @@ class ModelUnderTest:
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = make_sample(model) if sample is None else {k: _placed(v, model) for k, v in sample.items()}
         with state.evaluating(model):
-            self.sites, self.heads = discover(model, inputs)
+            discovery = discover(model, inputs)
+            self.sites, self.heads = discovery.sites, discovery.heads
+            self.ungated, self.not_run = discovery.ungated, discovery.idle
             self._gating = Gating(model, self.sites)
             self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
 

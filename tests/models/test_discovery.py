@@ -13,16 +13,12 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     MambaConfig,
     MambaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 from transformers.modeling_utils import AttentionInterface
 
@@ -48,7 +44,8 @@ from tests.families import (
 def test_heads_are_those_of_the_configuration(name, kind):
     model = family(name, kind)
 
-    sites, heads = discover(model, make_sample(model))
+    found = discover(model, make_sample(model))
+    sites, heads = found.sites, found.heads
 
     assert heads == HeadMap([model.config.num_attention_heads] * model.config.num_hidden_layers)
     for layer, site in enumerate(sites):
@@ -62,7 +59,7 @@ def test_heads_are_those_of_the_configuration(name, kind):
 def test_projections_are_the_known_ones(name, kind):
     model = family(name, kind)
 
-    sites, _ = discover(model, make_sample(model))
+    sites = discover(model, make_sample(model)).sites
 
     names = [PROJECTIONS[name].format(layer) for layer in range(LAYERS)]
     assert [site.name for site in sites] == [f"{model.base_model_prefix}.{below}" for below in names]
@@ -74,7 +71,8 @@ def test_projections_are_the_known_ones(name, kind):
 def test_the_attention_backend_does_not_matter(name, attention):
     model = family(name, attn_implementation=attention)
 
-    sites, heads = discover(model, make_sample(model))
+    found = discover(model, make_sample(model))
+    sites, heads = found.sites, found.heads
 
     assert heads == HeadMap([HEADS] * LAYERS)
     assert [site.projection for site in sites] == projections(model)
@@ -84,7 +82,8 @@ def test_a_layer_shared_by_two_passes_is_one_layer_called_twice():
     model = family("bert")
     model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
 
-    sites, heads = discover(model, make_sample(model))
+    found = discover(model, make_sample(model))
+    sites, heads = found.sites, found.heads
 
     assert heads == HeadMap([HEADS])
     assert [site.calls for site in sites] == [2]
@@ -93,7 +92,8 @@ def test_a_layer_shared_by_two_passes_is_one_layer_called_twice():
 def test_discovery_with_one_token_and_one_head():
     model = family("bert", num_attention_heads=1, num_hidden_layers=1)
 
-    sites, heads = discover(model, {"input_ids": torch.tensor([[7]])})
+    found = discover(model, {"input_ids": torch.tensor([[7]])})
+    sites, heads = found.sites, found.heads
 
     assert heads == HeadMap([1])
     assert [site.width for site in sites] == [24]
@@ -147,9 +147,9 @@ def test_two_threads_discover_at_once():
 
     _in_threads(work, len(models))
 
-    for model, (sites, heads) in zip(models, found, strict=True):
-        assert heads == HeadMap([HEADS] * LAYERS)
-        assert [site.projection for site in sites] == projections(model)
+    for model, discovery in zip(models, found, strict=True):
+        assert discovery.heads == HeadMap([HEADS] * LAYERS)
+        assert [site.projection for site in discovery.sites] == projections(model)
 
 
 def test_another_threads_forward_is_not_mistaken_for_the_dry_run():
@@ -167,7 +167,7 @@ def test_another_threads_forward_is_not_mistaken_for_the_dry_run():
     thread.start()
     assert running.wait(20)
     try:
-        found = [discover(model, make_sample(model))[1] for _ in range(5)]
+        found = [discover(model, make_sample(model)).heads for _ in range(5)]
     finally:
         stop.set()
         thread.join()
@@ -220,21 +220,6 @@ def test_layers_that_never_run_have_no_heads():
         load_model(model.eval())
 
 
-@pytest.mark.parametrize(
-    ("architecture", "config"),
-    [
-        (BartForConditionalGeneration, BartConfig(vocab_size=50, d_model=8, encoder_layers=1, decoder_layers=1)),
-        (T5ForConditionalGeneration, T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)),
-    ],
-    ids=["bart", "t5"],
-)
-def test_an_encoder_decoder_is_refused(architecture, config):
-    config.encoder_attention_heads = config.decoder_attention_heads = 2
-
-    with pytest.raises(CannotGate, match="encoder-decoder"):
-        load_model(architecture(config).eval())
-
-
 def test_a_model_that_does_not_read_tokens_asks_for_a_sample():
     model = family("bert")
     model.main_input_name = "pixel_values"
@@ -243,26 +228,43 @@ def test_a_model_that_does_not_read_tokens_asks_for_a_sample():
         load_model(model)
 
 
-class _Normed(nn.Module):
-    """A projection behind a norm: the heads no longer arrive as they left attention."""
+class _Between(nn.Module):
+    """A projection with something before it, done by a function of no module."""
 
-    def __init__(self, projection, width):
+    def __init__(self, projection, function):
         super().__init__()
-        self.norm, self.projection = nn.LayerNorm(width), projection
+        self.projection, self.function = projection, function
 
     def forward(self, contexts):
-        return self.projection(contexts * 2.0)
+        return self.projection(self.function(contexts))
 
 
-def test_contexts_changed_on_the_way_to_the_projection_are_refused():
+def _between(function):
     model = family("bert")
-    dense = model.bert.encoder.layer[1].attention.output.dense
-    model.bert.encoder.layer[1].attention.output.dense = _Normed(dense, 24)
+    output = model.bert.encoder.layer[1].attention.output
+    output.dense = _Between(output.dense, function)
+    return model
 
-    with pytest.raises(CannotGate) as error:
-        load_model(model)
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x + x.roll(6, -1), lambda x: x / x.norm(dim=-1, keepdim=True), lambda x: x.flip(-1), lambda x: x + 1.0],
+    ids=["mixed", "normalised together", "in another order", "shifted"],
+)
+def test_heads_that_do_not_arrive_apart_are_refused(function):
+    with pytest.raises(CannotGate, match="do not arrive side by side") as error:
+        load_model(_between(function))
 
     assert error.value.site == "bert.encoder.layer.1.attention.self"
+
+
+def test_heads_multiplied_on_their_way_are_gated_at_the_projection():
+    model = _between(lambda x: x * torch.linspace(0.5, 2.0, 24))
+
+    found = load_model(model)
+
+    assert [site.found for site in found.sites] == ["interface", "gated"]
+    assert found.sites[1].projection is model.bert.encoder.layer[1].attention.output.dense.projection
 
 
 class _Adapter(nn.Module):

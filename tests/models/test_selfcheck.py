@@ -49,7 +49,7 @@ def test_a_width_off_by_one_is_caught(name, stacked):
 
 @STACKED
 def test_heads_and_width_exchanged_are_caught(stacked):
-    with pytest.raises(SelfCheckFailed, match="L0H0"):
+    with pytest.raises(SelfCheckFailed, match=r"attention returned \(., ., 4, 6\)"):
         _check(family("bert"), {0: {"heads": 6, "width": 4}}, stacked=stacked)
 
 
@@ -108,7 +108,7 @@ def test_an_open_gate_that_changes_a_bit_is_caught(monkeypatch):
 def test_a_gate_on_another_module_is_caught(elsewhere, stacked):
     model = family("bert")
 
-    with pytest.raises(SelfCheckFailed, match=r"did not run under the mask|does not receive"):
+    with pytest.raises(SelfCheckFailed, match=r"attention returned|is not attention's result"):
         _check(model, {0: {"projection": model.bert.encoder.get_submodule(elsewhere)}}, stacked=stacked)
 
 
@@ -126,7 +126,7 @@ def test_a_gate_behind_the_projection_is_caught(name, stacked):
     model = family(name)
     behind = model.bert.encoder.layer[0].attention.output.dropout if name == "bert" else model.transformer.h[0].ln_2
 
-    with pytest.raises(SelfCheckFailed, match="does not receive attention's result"):
+    with pytest.raises(SelfCheckFailed, match="is not attention's result"):
         _check(model, {0: {"projection": behind}}, stacked=stacked)
 
 
@@ -246,7 +246,7 @@ def test_a_head_that_writes_what_no_one_reads_is_silent(stacked):
     assert check.silent == (Head(1, 2),)
 
 
-def test_the_proof_reads_fewer_tokens_than_three_forwards_of_512():
+def test_the_proof_reads_fewer_tokens_than_one_forward_of_512():
     model = family("bert", num_hidden_layers=12, num_attention_heads=12)
     read = []
     model.bert.embeddings.register_forward_pre_hook(
@@ -256,14 +256,14 @@ def test_the_proof_reads_fewer_tokens_than_three_forwards_of_512():
     found = load_model(model)
 
     assert len(found.heads) == 144
-    assert 144 < sum(read) < 3 * 512
+    assert 0 < sum(read) < 512
 
 
 def _check(model, changes=None, *, stacked=True):
     """The proof for a model, with some fields of some sites replaced."""
     sample = make_sample(model)
-    sites, _ = discover(model, sample)
-    sites = tuple(replace(site, **(changes or {}).get(index, {})) for index, site in enumerate(sites))
+    found = discover(model, sample).sites
+    sites = tuple(replace(site, **(changes or {}).get(index, {})) for index, site in enumerate(found))
     heads = HeadMap([site.heads for site in sites])
     return self_check(model, sites, heads, Gating(model, sites), sample, own_sample=stacked)
 

@@ -160,7 +160,7 @@ HEADLESS = """
     def bag_of_words():
         return BagOfWords(PreTrainedConfig(vocab_size=10))
 """
-NO_HEADS = "BagOfWords ran without any attention call that passes the transformers attention interface: it has no att"
+NO_HEADS = "BagOfWords has no attention heads to mask: it ran without a call of transformers' attention"
 
 
 def test_a_model_without_attention_heads_from_the_hook(suite, in_set_up):

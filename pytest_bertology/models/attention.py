@@ -1,0 +1,201 @@
+"""Watch attention while a model computes it, and change it on its way.
+
+Two ways lead to an attention probability. Most models of transformers >= 5.1 look their attention function up in
+`AttentionInterface.get_interface`; for the length of a run that look-up is wrapped, so that each call is seen with the
+contexts it returns. The others call softmax, or torch's own attention functions, themselves; those calls are seen by a
+torch function mode. Both wrappers act in the thread that entered them, and are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_utils import AttentionInterface
+
+_patching = threading.Lock()
+_SOFTMAX = {torch.softmax, torch.special.softmax, functional.softmax, Tensor.softmax}
+_ATTENTION = functional.scaled_dot_product_attention
+_WHOLE = {functional.multi_head_attention_forward, getattr(torch, "_native_multi_head_attention", None)}
+
+
+class Key(NamedTuple):
+    """Which call of a run it was: the channel it was seen through, and how many were seen there before it."""
+
+    via: str
+    number: int
+
+
+@dataclass(eq=False)
+class Call:
+    """One attention call of a run."""
+
+    key: Key
+    """`via` is "interface"; or "function", for softmax and torch's own attention functions called by the model."""
+    module: nn.Module
+    """Who made it."""
+    frame: int
+    """Which call of a module it was part of; calls of one frame feed one projection."""
+    kind: str
+    """"context" (batch, tokens, heads, width), "sdpa" (batch, heads, tokens, width), "softmax" or "whole"."""
+    result: Tensor
+    """Contexts; or probabilities (…, queries, keys) where the model calls softmax itself."""
+    heads: int
+    """Query heads, or 0 where only the run can tell."""
+    kv_heads: int
+    queries: int
+    keys: int
+    """How many tokens attend, and are attended to."""
+
+
+Edit = Callable[[Call], Tensor | None]
+"""Given a call, what the model is to see instead of its result; None for the result itself."""
+
+
+@contextmanager
+def watched(model: nn.Module, calls: list[Call], edit: Edit | None = None) -> Iterator[None]:
+    """Record every attention call that this thread makes, through the interface or by functions of its own."""
+    frames = _Frames(model)
+    functions = _Functions(frames, calls, edit)
+    with ExitStack() as stack:
+        stack.enter_context(frames.tracked())
+        stack.enter_context(attention_calls(calls, edit, frames))
+        stack.enter_context(functions)
+        yield
+
+
+@contextmanager
+def attention_calls(calls: list[Call], edit: Edit | None = None, frames: _Frames | None = None) -> Iterator[None]:
+    """Record every attention call that this thread makes through the attention interface."""
+    thread = threading.get_ident()
+    count = 0
+    with _patching:
+        original = AttentionInterface.get_interface
+
+        def get_interface(self: AttentionInterface, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+            function: Callable[..., Any] = original(self, *args, **kwargs)
+            return recording(function) if threading.get_ident() == thread else function
+
+        def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+            def attention(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
+                nonlocal count
+                # What happens inside is the interface's own business: its softmax is not another attention.
+                with torch._C.DisableTorchFunction():
+                    result = function(module, query, key, *rest, **options)
+                    if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
+                        return result
+                    # The same numbers, laid out as the projection reads them (GPT-2's eager attention does not).
+                    context = result[0].contiguous()
+                frame = frames.frame if frames is not None else 0
+                at = Key("interface", count)
+                call = Call(at, module, frame, "context", context, query.shape[1], key.shape[1], *_lengths(query, key))
+                count += 1
+                edited = edit(call) if edit is not None else None
+                if edited is not None:
+                    call.result = edited.contiguous()
+                calls.append(call)
+                return (call.result, *result[1:])
+
+            return attention
+
+        AttentionInterface.get_interface = get_interface
+        try:
+            yield
+        finally:
+            AttentionInterface.get_interface = original
+
+
+def _lengths(query: Tensor, key: Tensor) -> tuple[int, int]:
+    return query.shape[-2], key.shape[-2]
+
+
+class _Frames:
+    """Which modules are being run: a stack, kept by hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._running: list[tuple[nn.Module, int]] = []
+        self._entered = 0
+        self._thread = threading.get_ident()
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                if any(True for _ in module.children()) or module is self.model:
+                    stack.callback(module.register_forward_pre_hook(self._enter, prepend=True).remove)
+                    stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)
+            yield
+
+    @property
+    def module(self) -> nn.Module:
+        """The innermost module that is running and has modules of its own."""
+        return self._running[-1][0] if self._running else self.model
+
+    @property
+    def frame(self) -> int:
+        """A number for that very call of it."""
+        return self._running[-1][1] if self._running else 0
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._entered += 1
+            self._running.append((module, self._entered))
+
+    def _leave(self, module: nn.Module, args: Any, result: Any) -> None:
+        if threading.get_ident() == self._thread:
+            while self._running and self._running.pop()[0] is not module:
+                pass
+
+
+class _Functions(TorchFunctionMode):
+    """Sees softmax and torch's own attention functions where a model calls them itself."""
+
+    def __init__(self, frames: _Frames, calls: list[Call], edit: Edit | None) -> None:
+        super().__init__()
+        self._frames = frames
+        self._calls = calls
+        self._edit = edit
+        self._count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        call = self._call(func, args, kwargs or {}, result)
+        if call is None:
+            return result
+        self._count += 1
+        edited = self._edit(call) if self._edit is not None else None
+        if edited is not None:
+            call.result = edited
+        self._calls.append(call)
+        return result if edited is None else edited
+
+    def _call(self, func: Any, args: Any, kwargs: Any, result: Any) -> Call | None:
+        at, module, frame = Key("function", self._count), self._frames.module, self._frames.frame
+        if func is _ATTENTION:
+            query, key = (
+                kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("query", "key"))
+            )
+            heads, kv_heads = (query.shape[1], key.shape[1]) if query.ndim == 4 else (0, 0)
+            return Call(at, module, frame, "sdpa", result, heads, kv_heads, *_lengths(query, key))
+        if func in _SOFTMAX and _over_tokens(args, kwargs, result):
+            return Call(at, module, frame, "softmax", result, 0, 0, result.shape[-2], result.shape[-1])
+        if func in _WHOLE:
+            found = result[0] if isinstance(result, tuple) else result
+            return Call(at, module, frame, "whole", found, 0, 0, 0, 0)
+        return None
+
+
+def _over_tokens(args: Any, kwargs: Any, result: Tensor) -> bool:
+    """Whether a softmax may be attention: over the last dimension of (…, queries, keys), with keys to choose from."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if result.ndim < 3 or not isinstance(dim, int) or dim % result.ndim != result.ndim - 1:
+        return False
+    return result.ndim >= 4 or result.shape[-1] > 1 or result.shape[-2] == 1
