@@ -217,6 +217,17 @@ class MaskNotApplied(BertologyError):
         super().__init__(f"the head mask had no effect: {problem}")
 
 
+class CopiedUnderMask(BertologyError):
+    """A model was copied while a mask was in force on it."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        super().__init__(
+            f"this {architecture} cannot be copied while a mask is in force: the copy would keep the hooks of a mask "
+            "that it knows nothing of. Copy it before `with model.masked(heads):`."
+        )
+
+
 class MaskOfAnotherThread(BertologyError):
     """A thread ran a model that another thread is masking, without saying which mask it wants itself."""
 
@@ -225,6 +236,18 @@ class MaskOfAnotherThread(BertologyError):
         super().__init__(
             f"another thread masks heads of this {architecture}, and a mask holds only in the thread that entered it. "
             "Enter `with model.masked(heads):` in the thread that runs the model (`model.masked([])` for no mask)."
+        )
+
+
+class WeightsElsewhere(BertologyError):
+    """Weights that are not in memory, and not where accelerate keeps what it offloads."""
+
+    def __init__(self, architecture: str, parameter: str) -> None:
+        self.architecture = architecture
+        self.parameter = parameter
+        super().__init__(
+            f"{architecture} has no numbers for {parameter} (it is on the meta device), so that its results cannot be "
+            "told from another model's. Load its weights."
         )
 
 

@@ -6,11 +6,11 @@ import inspect
 
 import pytest
 
-from pytest_bertology import HeadMap, errors
+from pytest_bertology import Head, HeadMap, errors
 from pytest_bertology.errors import BertologyError
 
 TABLE = {
-    errors.UnknownHead: (("L7H0", HeadMap([2, 2])), ["L7H0", "2 layers of 2 heads"]),
+    errors.UnknownHead: ((Head(7, 0), HeadMap([2, 2])), ["L7H0", "2 layers of 2 heads"]),
     errors.NotAHead: (("L2H4",), ["'L2H4'", "(2, 4)"]),
     errors.InvalidGate: ((1.5, "a number"), ["1.5", "a number"]),
     errors.InvalidScores: (("NaN for L0H1", "finite"), ["NaN for L0H1", "finite"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,13 +66,15 @@ def watched(model: nn.Module, calls: list[Call], edit: Edit | None = None) -> It
     functions = _Functions(frames, calls, edit)
     with ExitStack() as stack:
         stack.enter_context(frames.tracked())
-        stack.enter_context(attention_calls(calls, edit, frames))
+        stack.enter_context(attention_calls(calls, edit, frames, functions))
         stack.enter_context(functions)
         yield
 
 
 @contextmanager
-def attention_calls(calls: list[Call], edit: Edit | None = None, frames: _Frames | None = None) -> Iterator[None]:
+def attention_calls(
+    calls: list[Call], edit: Edit | None = None, frames: _Frames | None = None, functions: _Functions | None = None
+) -> Iterator[None]:
     """Record every attention call that this thread makes through the attention interface."""
     thread = threading.get_ident()
     count = 0
@@ -87,12 +89,12 @@ def attention_calls(calls: list[Call], edit: Edit | None = None, frames: _Frames
             def attention(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Any:
                 nonlocal count
                 # What happens inside is the interface's own business: its softmax is not another attention.
-                with torch._C.DisableTorchFunction():
+                with functions.suspended() if functions is not None else nullcontext():
                     result = function(module, query, key, *rest, **options)
-                    if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
-                        return result
-                    # The same numbers, laid out as the projection reads them (GPT-2's eager attention does not).
-                    context = result[0].contiguous()
+                if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
+                    return result
+                # The same numbers, laid out as the projection reads them (GPT-2's eager attention does not).
+                context = result[0].contiguous()
                 frame = frames.frame if frames is not None else 0
                 at = Key("interface", count)
                 call = Call(at, module, frame, "context", context, query.shape[1], key.shape[1], *_lengths(query, key))
@@ -164,6 +166,15 @@ class _Functions(TorchFunctionMode):
         self._calls = calls
         self._edit = edit
         self._count = 0
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Not in force: flex attention compiles itself, and would compile itself differently under a mode."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

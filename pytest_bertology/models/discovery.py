@@ -23,6 +23,7 @@ from pytest_bertology.models import stacks
 from pytest_bertology.models.attention import Call, Key, watched
 from pytest_bertology.models.ownership import Group, Owned, computes, owners
 from pytest_bertology.models.sites import Site
+from pytest_bertology.models.state import offloaded
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def _idle(model: nn.Module, run: _Run) -> tuple[str, ...]:
 
 
 def _meta(model: PreTrainedModel) -> bool:
-    return any(parameter.is_meta for parameter in model.parameters()) and not hasattr(model, "hf_device_map")
+    return any(parameter.is_meta for parameter in model.parameters()) and not offloaded(model)
 
 
 def _name(module: nn.Module, names: Mapping[int, str]) -> str:

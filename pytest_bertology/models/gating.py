@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks as global_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as global_pre_hooks
 
-from pytest_bertology.errors import InvalidGate, MaskNotApplied, MaskOfAnotherThread
+from pytest_bertology.errors import CopiedUnderMask, InvalidGate, MaskNotApplied, MaskOfAnotherThread
+from pytest_bertology.models import compiling
 from pytest_bertology.models.sites import Site
 from pytest_bertology.models.state import only_watches
 
@@ -38,13 +39,18 @@ class _Frame:
 class Gating:
     """The gates of one model. Each thread has its own; hooks are on the model only while a gate is in force."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site], *, compiled: bool = False) -> None:
         self._model = model
+        self._compiled = compiled
         self._sites = tuple(sites)
         self._lock = threading.Lock()
         self._entered = 0
         self._handles: list[Any] = []
+        self._eager = False
         self._threads: dict[int, list[_Frame]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Gating:
+        raise CopiedUnderMask(type(self._model).__name__)
 
     @property
     def active(self) -> bool:
@@ -126,6 +132,9 @@ class Gating:
             self._entered += 1
             if self._entered > 1:
                 return
+            self._eager = self._compiled or compiling.compiled(self._model)
+            if self._eager:
+                compiling.enter_eager()
             self._handles = [self._model.register_forward_pre_hook(self._count)]
             for index, site in enumerate(self._sites):
                 hook = self._hook(index, site)
@@ -138,6 +147,8 @@ class Gating:
                 for handle in self._handles:
                     handle.remove()
                 self._handles = []
+                if self._eager:
+                    compiling.leave_eager()
 
     def _frame(self) -> _Frame:
         frames = self._threads.get(threading.get_ident())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -18,7 +19,9 @@ from pytest_bertology.errors import (
     ModelNotFound,
     NoWeights,
 )
+from pytest_bertology.models import compiling
 from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_of_config, kind_of_model
+from pytest_bertology.models.state import input_device
 from pytest_bertology.models.under_test import ModelUnderTest
 from pytest_bertology.names import DTYPES
 
@@ -39,13 +42,18 @@ def load_model(
     `source` is a hub name, a folder with a safetensors checkpoint, or a live model, which is used as it is. `kind`
     is by default what the checkpoint was saved as. `tokenizer` is a tokenizer, or where to load one from; by default
     it comes with the checkpoint. `device` "auto" takes a CUDA device where there is one; `dtype` None keeps the
-    checkpoint's. `sample` holds the keyword inputs of one forward pass, for models that do not read token ids.
+    checkpoint's. `sample` holds the keyword inputs of one forward pass, where none can be made up from the
+    configuration or its own would not reach all parts. A live model that was compiled (`torch.compile`) runs
+    uncompiled while a mask is in force.
 
     Raises ModelNotFound, NoWeights, IncompleteCheckpoint or UnknownKind for a source that cannot be loaded, and
     NoAttentionHeads, CannotGate or SelfCheckFailed for a model whose heads cannot be masked exactly.
     """
-    if isinstance(source, PreTrainedModel):
-        return _live(source, kind, tokenizer, device, dtype, sample)
+    live = compiling.original(source)
+    if isinstance(live, PreTrainedModel):
+        return _live(live, kind, tokenizer, device, dtype, sample, compiled=live is not source)
+    if isinstance(source, nn.Module):
+        raise InvalidArgument("source", type(source).__name__, "a hub name, a folder or a transformers PreTrainedModel")
     name = os.fspath(source)
     target, precision = place(device), _dtype(dtype)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -63,12 +71,19 @@ def load_model(
 
 
 def _live(
-    model: PreTrainedModel, kind: str | None, tokenizer: Any, device: Any, dtype: Any, sample: Mapping[str, Any] | None
+    model: PreTrainedModel,
+    kind: str | None,
+    tokenizer: Any,
+    device: Any,
+    dtype: Any,
+    sample: Mapping[str, Any] | None,
+    *,
+    compiled: bool,
 ) -> ModelUnderTest:
     """A live model stays where and as it is; asking for something else is an error rather than a hidden change."""
-    if str(device) != "auto" and place(device).type != model.device.type:
+    if str(device) != "auto" and place(device).type != input_device(model).type:
         raise InvalidArgument(
-            "device", str(device), f"'auto' or where the live model is ({model.device}); move it first"
+            "device", str(device), f"'auto' or where the live model is ({input_device(model)}); move it first"
         )
     if dtype is not None and _dtype(dtype) != model.dtype:
         raise InvalidArgument("dtype", str(dtype), f"None or the live model's ({model.dtype}); convert it first")
@@ -77,7 +92,8 @@ def _live(
         tokenizer, reason = _tokenizer(tokenizer, {})
     kind = _kind_of_live(model, kind)
     name = _short(model.name_or_path) if model.name_or_path else type(model).__name__
-    return ModelUnderTest(model, tokenizer=tokenizer, name=name, kind=kind, sample=sample, no_tokenizer=reason)
+    options = {"tokenizer": tokenizer, "name": name, "kind": kind, "sample": sample, "no_tokenizer": reason}
+    return ModelUnderTest(model, compiled=compiled, **options)
 
 
 def _kind_of_live(model: PreTrainedModel, kind: str | None) -> str:

@@ -20,10 +20,11 @@ def check_recomputation(
 ) -> int:
     """Compare gradients with and without checkpointing, under gates; return how many forward passes that took.
 
-    Nothing is done for a model that does not checkpoint. Raises SelfCheckFailed where the gradients differ.
+    Nothing is done for a model that does not checkpoint, or has nothing to train. Raises SelfCheckFailed where the
+    gradients differ.
     """
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
-    if not layers:
+    if not layers or not any(parameter.requires_grad for parameter in model.parameters()):
         return 0
     plain = _gradients(model, sites, gating, sample)
     with _checkpointing(layers):
@@ -41,12 +42,25 @@ def _gradients(
 ) -> list[Tensor]:
     """The gradient of the summed squares of the output by every gate, all gates at one half."""
     gates = [torch.full((site.heads,), 0.5, requires_grad=True) for site in sites]
-    with torch.enable_grad(), gating.gated(gates):
+    with torch.enable_grad(), _own_gradients(model), gating.gated(gates):
         result = model(**sample)
         values = result.to_tuple() if hasattr(result, "to_tuple") else result
-        total = sum(v.double().square().sum() for v in values if isinstance(v, Tensor) and v.is_floating_point())
-        found = torch.autograd.grad(total, gates, allow_unused=True)  # type: ignore[arg-type]
-    return [torch.zeros_like(gate) if grad is None else grad for gate, grad in zip(gates, found, strict=True)]
+        numbers = [v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.requires_grad]
+        torch.stack([value.double().square().sum() for value in numbers]).sum().backward()  # type: ignore[no-untyped-call]
+    return [torch.zeros_like(gate) if gate.grad is None else gate.grad for gate in gates]
+
+
+@contextmanager
+def _own_gradients(model: nn.Module) -> Iterator[None]:
+    """Gradients of the weights are put aside and put back; reentrant checkpointing cannot do without them."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_bertology.errors import CannotSample
+from pytest_bertology.models.state import input_device
 
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 _FRAMES = 40
@@ -41,7 +42,7 @@ def make_sample(model: PreTrainedModel, rows: int = 2, length: int = 6) -> dict[
     missing = [name for name in _required(model) if name not in sample]
     if missing:
         raise CannotSample(type(model).__name__, f"it needs {', '.join(missing)} too")
-    return {name: value.to(model.device, _dtype(value, model)) for name, value in sample.items()}
+    return {name: value.to(input_device(model), _dtype(value, model)) for name, value in sample.items()}
 
 
 def repeat_row(model: PreTrainedModel, rows: int, length: int = 4) -> dict[str, Any] | None:

@@ -120,7 +120,7 @@ class _Proof:
             raise self._failed("every head", "masking a head moves nothing of the model's output")
         self.passes += check_recomputation(self.model, self.sites, self.gating, self.sample)
         with torch.no_grad():
-            if not _equal(self._output(), plain):
+            if not self._same_again(self._output(), plain):
                 raise self._failed("the model", "its output is not the same after the gates were removed")
         dead = tuple(head for head in self.heads if head in self.dead)
         joint = tuple(site.name for site in self.sites if site.name in self.joint)
@@ -129,6 +129,12 @@ class _Proof:
     def _output(self, inputs: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]:
         self.passes += 1
         return output(self.model, self.sample if inputs is None else inputs)
+
+    def _same_again(self, now: tuple[Tensor, ...], before: tuple[Tensor, ...]) -> bool:
+        """Bit for bit; but flex attention, which compiles a kernel per shape, rounds differently after other shapes."""
+        if getattr(self.model.config, "_attn_implementation", None) == "flex_attention":
+            return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(now, before, strict=True))
+        return _equal(now, before)
 
     def _failed(self, site: str, problem: str) -> SelfCheckFailed:
         return SelfCheckFailed(type(self.model).__name__, site, problem)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_bertology.errors import WeightsElsewhere
+
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -59,6 +61,25 @@ def frozen(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model's inputs go; for a model that accelerate has offloaded, where its layers run."""
+    device = torch.device(getattr(model, "device", "cpu"))
+    if device.type != "meta":
+        return device
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            place = getattr(part, "execution_device", None)
+            if place is not None:
+                return torch.device(place if isinstance(place, str | torch.device) else f"cuda:{place}")
+    return device
+
+
+def offloaded(model: nn.Module) -> bool:
+    """Whether accelerate moves weights in and out while the model runs."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
 def checksums(model: nn.Module) -> dict[str, int]:
     """A CRC-32 of each parameter's and buffer's bytes: cheap, and blind to no way of writing (`.data` included)."""
     return {name: zlib.crc32(_bytes(tensor)) for name, tensor in _tensors(model)}
@@ -79,13 +100,24 @@ def changed(before: dict[str, int], after: dict[str, int]) -> list[str]:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        yield name, _offloaded(model, name) if tensor.is_meta else tensor
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor:
+    """The tensor that accelerate keeps elsewhere for one on the meta device; raises NoWeights where there is none."""
+    path, _, own = name.rpartition(".")
+    hook = getattr(model.get_submodule(path), "_hf_hook", None)
+    for part in getattr(hook, "hooks", [hook]):
+        weights = getattr(part, "weights_map", None)
+        if weights is not None:
+            found = weights[own]
+            if isinstance(found, Tensor) and not found.is_meta:
+                return found
+    raise WeightsElsewhere(type(model).__name__, name)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    if tensor.is_meta:
-        return memoryview(b"")
     flat = tensor.detach().contiguous().cpu().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from pytest_bertology.errors import InvalidGate, MaskOfAnotherModel, NoTokenizer
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
-from pytest_bertology.models import state
+from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import discover
 from pytest_bertology.models.gating import Gating
 from pytest_bertology.models.sampling import make_sample
@@ -53,6 +53,7 @@ class ModelUnderTest:
         kind: str,
         sample: Mapping[str, Any] | None = None,
         no_tokenizer: str = "none was given with the model",
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -62,11 +63,12 @@ class ModelUnderTest:
         self._sample = sample
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = make_sample(model) if sample is None else {k: _placed(v, model) for k, v in sample.items()}
-        with state.evaluating(model):
+        self._compiled = compiled or compiling.compiled(model)
+        with state.evaluating(model), compiling.eager(self._compiled):
             discovery = discover(model, inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
             self.ungated, self.not_run = discovery.ungated, discovery.idle
-            self._gating = Gating(model, self.sites)
+            self._gating = Gating(model, self.sites, compiled=self._compiled)
             self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
 
     def __repr__(self) -> str:
@@ -80,12 +82,13 @@ class ModelUnderTest:
             kind=self.kind,
             sample=self._sample,
             no_tokenizer=self._no_tokenizer,
+            compiled=self._compiled,
         )
 
     @property
     def device(self) -> torch.device:
         """Where the model's inputs go."""
-        return torch.device(self.model.device)
+        return state.input_device(self.model)
 
     @property
     def dtype(self) -> str:
@@ -202,4 +205,4 @@ class ModelUnderTest:
 
 
 def _placed(value: Any, model: PreTrainedModel) -> Any:
-    return value.to(model.device) if isinstance(value, Tensor) else value
+    return value.to(state.input_device(model)) if isinstance(value, Tensor) else value

@@ -1,0 +1,57 @@
+"""Masks and `torch.compile`: compiled code leaves hooks out, so under a mask compiled models run as they were."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_lock = threading.Lock()
+_eager = 0
+_stance: Any = None
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether some part of the model has been compiled in place (`model.compile()`)."""
+    return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+
+
+def original(model: Any) -> Any:
+    """The module that `torch.compile(module)` wraps; anything else as it is."""
+    return getattr(model, "_orig_mod", model)
+
+
+def enter_eager() -> None:
+    """Run compiled code uncompiled, in all threads, until the last `leave_eager`; nothing before torch 2.6."""
+    global _eager, _stance
+    with _lock:
+        _eager += 1
+        if _stance is None and hasattr(torch.compiler, "set_stance"):
+            _stance = torch.compiler.set_stance("force_eager")
+            _stance.__enter__()
+
+
+def leave_eager() -> None:
+    """The end of one `enter_eager`."""
+    global _eager, _stance
+    with _lock:
+        _eager -= 1
+        if _eager == 0 and _stance is not None:
+            _stance.__exit__(None, None, None)
+            _stance = None
+
+
+@contextmanager
+def eager(compiled: bool) -> Iterator[None]:
+    """Uncompiled for the length of the context, where there is something compiled."""
+    if compiled:
+        enter_eager()
+    try:
+        yield
+    finally:
+        if compiled:
+            leave_eager()
