@@ -21,6 +21,8 @@ LAYERS = (
     "checks",
     "strategies",
     "embedded",
+    "inspection",
+    "__main__",
     "plugin",
 )
 MODULES = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in sorted(PACKAGE.rglob("*.py"))}

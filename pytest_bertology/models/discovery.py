@@ -35,7 +35,7 @@ class Discovery:
     heads: HeadMap
     ungated: tuple[tuple[str, str], ...]
     """Further attention that no gate can act on: module path and reason."""
-    idle: tuple[str, ...]
+    not_run: tuple[str, ...]
     """Topmost modules with weights that did not run: heads in them, if any, were not seen."""
 
 
@@ -94,7 +94,7 @@ def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> Discovery:
     _refuse(architecture, names, readers, refused)
     sites = _sites(model, readers, names, sample, run)
     ungated = tuple((_name(group.module, names), reason) for group, reason in refused)
-    return Discovery(sites, _map(sites), tuple(dict.fromkeys(ungated)), _idle(model, run))
+    return Discovery(sites, _map(sites), tuple(dict.fromkeys(ungated)), _not_run(model, run))
 
 
 def _record(model: PreTrainedModel, sample: Mapping[str, Any]) -> _Run:
@@ -273,13 +273,15 @@ def _batch_layout(received: Tensor, batch: int) -> dict[str, Any]:
     return {"batch_axis": 0, "flattened": True}
 
 
-def _idle(model: nn.Module, run: _Run) -> tuple[str, ...]:
-    """The topmost modules with weights of which nothing ran."""
+def _not_run(model: nn.Module, run: _Run) -> tuple[str, ...]:
+    """The topmost modules with weights of their own of which nothing ran."""
+    used = {id(p) for module in model.modules() if id(module) in run.ran for p in module.parameters(recurse=False)}
     idle: list[str] = []
     for name, module in model.named_modules():
         if any(name.startswith(f"{above}.") for above in idle):
             continue
-        if any(True for _ in module.parameters()) and not any(id(part) in run.ran for part in module.modules()):
+        own = [parameter for parameter in module.parameters() if id(parameter) not in used]
+        if own and not any(id(part) in run.ran for part in module.modules()):
             idle.append(name)
     return tuple(idle)
 

@@ -62,7 +62,7 @@ def load_model(
     elif not (Path(name) / "config.json").is_file():
         raise ModelNotFound(name, "the folder has no config.json: it is not a transformers checkpoint")
     with Quiet():
-        config = _from_source(AutoConfig, name, options)
+        config = from_source(AutoConfig, name, options)
         kind = check_kind(kind) if kind is not None else kind_of_config(config, name)
         model = _weights(name, kind, {**options, "dtype": precision or "auto"})
         found, reason = _tokenizer(name if tokenizer is None else tokenizer, options)
@@ -106,7 +106,7 @@ def _kind_of_live(model: PreTrainedModel, kind: str | None) -> str:
     return kind
 
 
-def _from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:
+def from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:
     """`auto.from_pretrained`, its many ways to say "not found" turned into one."""
     try:
         return auto.from_pretrained(name, **options)

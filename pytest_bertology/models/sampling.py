@@ -86,7 +86,8 @@ def _tokens(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor
         for row, last in zip(inputs, attention.sum(1), strict=True):
             row[int(last) - 1] = _first_id(model.config.eos_token_id)
     sample = {"input_ids": inputs}
-    if accepts(model, "attention_mask"):
+    # On the meta device no one can look into a mask to see whether it is needed, as models do.
+    if accepts(model, "attention_mask") and input_device(model).type != "meta":
         sample["attention_mask"] = attention
     return sample
 

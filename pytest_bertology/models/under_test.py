@@ -62,12 +62,12 @@ class ModelUnderTest:
         self._no_tokenizer = no_tokenizer
         self._sample = sample
         self._weights: tuple[dict[str, int], str] | None = None
-        inputs = make_sample(model) if sample is None else {k: _placed(v, model) for k, v in sample.items()}
+        inputs = self.sample()
         self._compiled = compiled or compiling.compiled(model)
         with state.evaluating(model), compiling.eager(self._compiled):
             discovery = discover(model, inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
-            self.ungated, self.not_run = discovery.ungated, discovery.idle
+            self.ungated, self.not_run = discovery.ungated, discovery.not_run
             self._gating = Gating(model, self.sites, compiled=self._compiled)
             self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
 
@@ -84,6 +84,12 @@ class ModelUnderTest:
             no_tokenizer=self._no_tokenizer,
             compiled=self._compiled,
         )
+
+    def sample(self) -> Mapping[str, Any]:
+        """The inputs that the heads were found with: those given to `load_model`, or made up."""
+        if self._sample is None:
+            return make_sample(self.model)
+        return {name: _placed(value, self.model) for name, value in self._sample.items()}
 
     @property
     def device(self) -> torch.device:
