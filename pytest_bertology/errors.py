@@ -181,8 +181,9 @@ class NoAttentionHeads(BertologyError):
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
         super().__init__(
-            f"{architecture} has no attention heads to mask: it ran without a call of transformers' attention "
-            "interface, of torch's attention functions, or of a softmax over tokens."
+            f"no attention heads were seen in {architecture}: it ran without a call of transformers' attention "
+            "interface, of torch's attention functions, or of a softmax over tokens. It has none, or computes "
+            "attention in a way of its own on which no gate could be proven."
         )
 
 
@@ -215,6 +216,16 @@ class MaskNotApplied(BertologyError):
     def __init__(self, problem: str) -> None:
         self.problem = problem
         super().__init__(f"the head mask had no effect: {problem}")
+
+
+class CompiledUnderMask(BertologyError):
+    """torch.compile was about to compile a model while a mask was in force on it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a model cannot be compiled while a mask is in force: give load_model the compiled model, which then runs "
+            "uncompiled under masks and compiled without"
+        )
 
 
 class CopiedUnderMask(BertologyError):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_bertology.errors import CompiledUnderMask
+
 _lock = threading.Lock()
 _eager = 0
 _stance: Any = None
@@ -23,6 +25,12 @@ def compiled(model: nn.Module) -> bool:
 def original(model: Any) -> Any:
     """The module that `torch.compile(module)` wraps; anything else as it is."""
     return getattr(model, "_orig_mod", model)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def refuse() -> None:
+    """Raise CompiledUnderMask: called by code that is about to be compiled, when it runs."""
+    raise CompiledUnderMask
 
 
 def enter_eager() -> None:

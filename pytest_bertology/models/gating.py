@@ -151,6 +151,8 @@ class Gating:
                     compiling.leave_eager()
 
     def _frame(self) -> _Frame:
+        if torch.compiler.is_compiling():
+            compiling.refuse()
         frames = self._threads.get(threading.get_ident())
         if frames:
             return frames[-1]
@@ -178,7 +180,8 @@ class Gating:
         for site, gate, fired in zip(self._sites, frame.gates, frame.fired, strict=True):
             if gate is not None and frame.forwards and not fired:
                 raise MaskNotApplied(
-                    f"the model ran {frame.forwards} times and its projection {site.name} was never called"
+                    f"the model ran {frame.forwards} times and its projection {site.name} was never called (a "
+                    "model that was compiled after it was loaded leaves hooks out: load the compiled model instead)"
                 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 from transformers import PreTrainedModel
 
 from pytest_bertology.errors import SelfCheckFailed
@@ -27,8 +28,12 @@ def check_recomputation(
     if not layers or not any(parameter.requires_grad for parameter in model.parameters()):
         return 0
     plain = _gradients(model, sites, gating, sample)
-    with _checkpointing(layers):
-        again = _gradients(model, sites, gating, sample)
+    try:
+        with _checkpointing(layers):
+            again = _gradients(model, sites, gating, sample)
+    except CheckpointError as error:
+        problem = f"gradient checkpointing recomputes something else ({str(error).splitlines()[0]})"
+        raise SelfCheckFailed(type(model).__name__, "its layers", problem) from error
     for site, one, other in zip(sites, plain, again, strict=True):
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-6 * max(float(one.abs().max()), 1.0)):
             raise SelfCheckFailed(

@@ -160,7 +160,7 @@ HEADLESS = """
     def bag_of_words():
         return BagOfWords(PreTrainedConfig(vocab_size=10))
 """
-NO_HEADS = "BagOfWords has no attention heads to mask: it ran without a call of transformers' attention"
+NO_HEADS = "no attention heads were seen in BagOfWords: it ran without a call of transformers' attention interface"
 
 
 def test_a_model_without_attention_heads_from_the_hook(suite, in_set_up):

@@ -1,0 +1,194 @@
+"""Masks act however a model is run: in any precision, by any attention backend, compiled, offloaded, padded.
+
+Oracle: a deep copy, or a model of the same weights, in which the columns that read the masked heads are zero.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from torch._dynamo.exc import Unsupported
+from transformers import AutoModelForSequenceClassification
+
+from pytest_bertology import load_model
+from pytest_bertology.errors import CompiledUnderMask, CopiedUnderMask, InvalidArgument, MaskNotApplied
+from pytest_bertology.models import compiling
+from tests.families import FAMILIES, family, padded_batch, real, zeroed
+
+SOME = [(0, 1), (1, 3)]
+ids = pytest.mark.parametrize("name", FAMILIES)
+
+
+def _logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def _expected(name, kind, batch, heads=SOME, **options):
+    """The logits of a model with the same weights, the heads' columns zero; and those of the plain model."""
+    model = load_model(family(name, kind, **options))
+    return _logits(zeroed(model, heads), batch), _logits(model.model, batch)
+
+
+@ids
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_in_every_precision(name, dtype):
+    model = load_model(family(name, dtype=dtype))
+    batch = padded_batch(model.model)
+    expected, plain = _expected(name, "sequence-classification", batch, dtype=dtype)
+
+    with model.masked(SOME):
+        masked = _logits(model.model, batch)
+
+    assert masked.dtype == dtype
+    assert torch.allclose(masked, expected, atol=2e-2 if dtype.itemsize == 2 else 1e-5)
+    assert not torch.allclose(masked, plain, atol=5e-2)
+
+
+@ids
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # flex attention's own
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+def test_by_every_attention_backend(name, attention):
+    kind = FAMILIES[name][1]
+    if attention == "flex_attention" and name not in ("bert", "llama"):
+        pytest.skip("flex attention compiles for seconds: two families will do")
+    model = load_model(family(name, kind, attn_implementation=attention))
+    batch = padded_batch(model.model)
+    expected, plain = _expected(name, kind, batch)
+
+    with model.masked(SOME):
+        masked = _logits(model.model, batch)
+
+    assert torch.allclose(real(masked, batch), real(expected, batch), atol=1e-4)
+    assert not torch.allclose(real(masked, batch), real(plain, batch), atol=1e-2)
+
+
+@ids
+def test_on_batches_padded_on_the_left(name):
+    kind = "token-classification"
+    model = load_model(family(name, kind))
+    batch = {key: value.flip(1) for key, value in padded_batch(model.model).items()}
+    expected, plain = _expected(name, kind, batch)
+
+    with model.masked(SOME):
+        masked = _logits(model.model, batch)
+
+    assert torch.allclose(real(masked, batch), real(expected, batch), atol=1e-5)
+    assert not torch.allclose(real(masked, batch), real(plain, batch), atol=1e-2)
+
+
+@ids
+def test_with_weights_offloaded_to_memory(name):
+    model = load_model(cpu_offload(family(name), execution_device="cpu"))
+    batch = padded_batch(family(name))
+    expected, plain = _expected(name, "sequence-classification", batch)
+
+    with model.masked(SOME):
+        masked = _logits(model.model, batch)
+
+    assert {parameter.device.type for parameter in model.model.parameters()} == {"meta"}
+    assert torch.allclose(masked, expected, atol=1e-5)
+    assert torch.equal(_logits(model.model, batch), plain)
+
+
+def test_offloaded_weights_have_the_digest_of_the_weights():
+    offloaded = load_model(cpu_offload(family("bert"), execution_device="cpu"))
+
+    assert offloaded.weights_digest() == load_model(family("bert")).weights_digest()
+    assert offloaded.weights_digest() != load_model(family("bert", seed=1)).weights_digest()
+
+
+def test_with_a_device_map_and_layers_on_disk(tmp_path):
+    family("bert").save_pretrained(tmp_path / "model")
+    places = {"bert.embeddings": "cpu", "bert.encoder.layer.0": "cpu", "bert.encoder.layer.1": "disk"}
+    places |= {"bert.pooler": "cpu", "dropout": "cpu", "classifier": "cpu"}
+    live = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=str(tmp_path / "disk")
+    )
+    model = load_model(live.eval())
+    batch = padded_batch(family("bert"))
+    expected, plain = _expected("bert", "sequence-classification", batch)
+
+    with model.masked(SOME):
+        masked = _logits(model.model, batch)
+
+    assert torch.allclose(masked, expected, atol=1e-5)
+    assert not torch.allclose(masked, plain, atol=1e-2)
+
+
+@pytest.fixture
+def compiler():
+    """An empty compiler cache, and a backend that compiles without a C++ compiler."""
+    torch._dynamo.reset()
+    yield "eager"
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["wrapped", "in place"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_a_compiled_model_runs_uncompiled_under_a_mask(name, in_place, compiler):
+    live = family(name)
+    if in_place:
+        live.compile(backend=compiler)
+    compiled = live if in_place else torch.compile(live, backend=compiler)
+    batch = padded_batch(live)
+    expected, plain = _expected(name, "sequence-classification", batch)
+    model = load_model(compiled)
+    before = _logits(compiled, batch)
+    frames = torch._dynamo.utils.counters["frames"]["total"]
+
+    with model.masked(SOME):
+        masked = _logits(compiled, batch)
+
+    assert torch.allclose(masked, expected, atol=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["total"] == frames
+    assert torch.allclose(before, plain, atol=1e-5)
+    assert torch.allclose(_logits(compiled, batch), plain, atol=1e-5)
+
+
+def test_code_compiled_behind_the_back_never_hides_a_mask(compiler):
+    model = load_model(family("bert"))
+    batch = padded_batch(model.model)
+    compiled = torch.compile(model.model, backend=compiler)
+    _logits(compiled, batch)
+
+    with pytest.raises((MaskNotApplied, CompiledUnderMask), match="the compiled model"), model.masked(SOME):
+        _logits(compiled, batch)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiling_under_a_mask_is_refused(whole, compiler):
+    model = load_model(family("bert"))
+    compiled = torch.compile(model.model, backend=compiler, fullgraph=whole)
+
+    with pytest.raises((CompiledUnderMask, Unsupported)) as error, model.masked(SOME):
+        _logits(compiled, padded_batch(model.model))
+
+    assert "refuse" in str(error.getrepr(style="native"))
+
+
+def test_masks_of_two_compiled_models_may_end_in_any_order(compiler):
+    models = [load_model(torch.compile(family(name), backend=compiler)) for name in ("bert", "llama")]
+    first, second = (model.masked(SOME) for model in models)
+
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert compiling._stance is not None
+    second.__exit__(None, None, None)
+    assert compiling._stance is None
+
+
+def test_a_module_that_is_no_transformers_model_is_refused():
+    with pytest.raises(InvalidArgument, match="Linear"):
+        load_model(torch.nn.Linear(2, 2))
+
+
+def test_a_model_is_not_copied_under_a_mask():
+    model = load_model(family("bert"))
+
+    with model.masked(SOME), pytest.raises(CopiedUnderMask):
+        copy.deepcopy(model.model)
