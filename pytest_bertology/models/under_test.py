@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_bertology.errors import InvalidGate, MaskOfAnotherModel, NoTokenizer
+from pytest_bertology.errors import BertologyWarning, InvalidGate, MaskOfAnotherModel, NoTokenizer
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import discover
@@ -69,6 +70,11 @@ class ModelUnderTest:
             self.sites, self.heads = discovery.sites, discovery.heads
             self.ungated, self.not_run = discovery.ungated, discovery.not_run
             self._gating = Gating(model, self.sites, compiled=self._compiled)
+            if self.ungated:
+                names = ", ".join(f"{name} ({reason})" for name, reason in self.ungated)
+                warnings.warn(
+                    f"{self.name} has attention that no mask reaches: {names}", BertologyWarning, stacklevel=3
+                )
             self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
 
     def __repr__(self) -> str:
