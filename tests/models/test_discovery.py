@@ -6,6 +6,7 @@ columns for the adapter.
 
 from __future__ import annotations
 
+import pickle
 import threading
 from types import SimpleNamespace
 
@@ -109,6 +110,23 @@ def test_nothing_is_left_on_the_model(name):
 
     assert _traces(model) == before
     assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nothing_is_left_on_the_model_by_discovery_and_proof(name):
+    model = family(name)
+    model.train()
+    before, weights, random = _traces(model), pickle.dumps(model.state_dict()), torch.get_rng_state()
+
+    found = load_model(model)
+    drawn = torch.get_rng_state()
+    with torch.no_grad(), found.masked([(0, 1)]):
+        model(**padded_batch(model))
+
+    assert _traces(model) == before
+    assert pickle.dumps(model.state_dict()) == weights
+    assert torch.equal(drawn, random)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_nothing_is_left_after_a_failing_forward():
