@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pytest_bertology.engine.batching import Batching, batches
 from pytest_bertology.engine.encoding import Encoded, encode
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import computed_once
-from pytest_bertology.errors import InvalidArgument, NonFinite
+from pytest_bertology.errors import InvalidArgument, MaskNotApplied, NonFinite
 from pytest_bertology.heads import HeadMap, HeadScores
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.sites import Site
 from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.tasks.task import Task
 
@@ -46,6 +49,8 @@ def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching
     """
     encoded = encode(model, task)
     batching = batching or Batching()
+    if not model.check.per_example:
+        batching = replace(batching, tokens=1)  # one example at a time
     stored = computed_once(
         "gradient importance",
         (model, encoded, model.mask_in_force(), batching),
@@ -75,8 +80,12 @@ def _mean_sensitivity(
             with model.gated(gates):
                 judged = judge(model, batch, encoded.objective)
                 _refuse_non_finite(judged.losses, batch.positions, f"{task.name}", "the loss")
-                gradients = torch.autograd.grad(judged.losses.sum(), gates)
-            for total, gradient in zip(totals, gradients, strict=True):
+                slopes = torch.autograd.grad(judged.losses.sum(), gates, allow_unused=True)
+                gradients: tuple[Tensor | None, ...] = slopes
+            for site, total, gradient in zip(model.sites, totals, gradients, strict=True):
+                if gradient is None:
+                    _refuse_unused(model, site)
+                    continue
                 _refuse_non_finite(gradient.sum(dim=1), batch.positions, task.name, "the gradient of a head's gate")
                 total += gradient.abs().double().sum(dim=0).cpu().numpy()
             done += len(batch.positions)
@@ -91,6 +100,12 @@ def random_importance(heads: HeadMap, seed: int) -> HeadScores:
 
 def _gate_dtype(model: ModelUnderTest) -> torch.dtype:
     return torch.float64 if model.model.dtype == torch.float64 else torch.float32
+
+
+def _refuse_unused(model: ModelUnderTest, site: Site) -> None:
+    """A gate without a gradient is one of heads that the model does not read, or an error."""
+    if any((head.layer, head.stack) == (site.layer, site.stack) for head in set(model.heads) - model.check.idle):
+        raise MaskNotApplied(f"the loss does not depend on the gates at {site.name}")
 
 
 def _refuse_non_finite(values: torch.Tensor, positions: tuple[int, ...], where: str, what: str) -> None:

@@ -227,7 +227,9 @@ def _shaped(site: Site, context: Tensor, spread: Tensor) -> Tensor:
     shape[site.feature_axis] = site.features
     if spread.ndim == 2:
         batch, rows = spread.shape[0], context.shape[site.batch_axis]
-        if rows != batch:
+        if batch == 1:
+            rows = 1
+        elif rows != batch:
             if not site.flattened or rows % batch:
                 raise InvalidGate(
                     f"gates for {batch} examples", f"gates for the {rows} examples that reach {site.name}"

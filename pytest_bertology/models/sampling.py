@@ -76,6 +76,7 @@ def padding_token(model: PreTrainedModel) -> int | None:
 
 
 def _tokens(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    length = max(length, _shortest(model))
     ids = _ordinary_ids(model.config, _vocabulary(model), length)
     inputs = ids.repeat(batch, 1)
     attention = torch.ones_like(inputs)
@@ -90,6 +91,14 @@ def _tokens(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor
     if accepts(model, "attention_mask") and input_device(model).type != "meta":
         sample["attention_mask"] = attention
     return sample
+
+
+def _shortest(model: PreTrainedModel) -> int:
+    """Block-sparse attention (BigBird) turns itself into full attention, for good, where the input is too short."""
+    if _setting(model.config, "attention_type") != "block_sparse":
+        return 1
+    block, chosen = _setting(model.config, "block_size"), _setting(model.config, "num_random_blocks")
+    return int(block) * (5 + 2 * int(chosen) + 1)
 
 
 def _decodes(model: PreTrainedModel) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_bertology.errors import BertologyWarning, InvalidGate, MaskOfAnotherModel, NoTokenizer
+from pytest_bertology.errors import BertologyWarning, CannotSample, InvalidGate, MaskOfAnotherModel, NoTokenizer
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import discover
@@ -65,6 +65,7 @@ class ModelUnderTest:
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = self.sample()
         self._compiled = compiled or compiling.compiled(model)
+        modules = [id(module) for module in model.modules()]
         with state.evaluating(model), compiling.eager(self._compiled):
             discovery = discover(model, inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
@@ -76,6 +77,9 @@ class ModelUnderTest:
                     f"{self.name} has attention that no mask reaches: {names}", BertologyWarning, stacklevel=3
                 )
             self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
+        if [id(module) for module in model.modules()] != modules:
+            reason = "it exchanged modules of its own while it ran on the sample (one too short for it, perhaps)"
+            raise CannotSample(type(model).__name__, reason)
 
     def __repr__(self) -> str:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"

@@ -16,6 +16,7 @@ import transformers
 
 from pytest_bertology import BertologyWarning, Head, HeadMask, load_model
 from pytest_bertology.errors import CannotGate, CannotSample, NoAttentionHeads, UnknownHead
+from pytest_bertology.models.sampling import repeat_row
 from tests.families import redraw
 
 TEXT = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
@@ -151,8 +152,23 @@ def test_heads_are_where_the_source_has_them(known):
 @each
 def test_examples_can_have_masks_of_their_own(known):
     model = load_model(known.model(), kind="encoder")
+    sample = repeat_row(model.model, 3)
+    heads = [list(model.heads)[1], list(model.heads)[-1]]
+    gates = [torch.ones(3, site.heads) for site in model.sites]
+    for row, head in enumerate(heads):
+        for gate, site in zip(gates, model.sites, strict=True):
+            if (site.layer, site.stack) == (head.layer, head.stack):
+                gate[row + 1, head.head] = 0.0
+
+    with torch.no_grad(), model.gated(gates):
+        together = model.model(**sample)[0]
 
     assert model.check.per_example
+    with torch.no_grad():
+        assert torch.allclose(together[0], model.model(**sample)[0][0], atol=1e-5)
+        for row, head in enumerate(heads):
+            with model.masked([head]):
+                assert torch.allclose(together[row + 1], model.model(**sample)[0][0], atol=1e-4, rtol=1e-4)
 
 
 def _columns(module):
@@ -338,3 +354,22 @@ def test_a_model_that_needs_inputs_of_its_own_says_which():
 
     with pytest.raises(CannotSample, match="'points', which is neither tokens, pixels nor sound"):
         load_model(model, kind="encoder")
+
+
+BIG_BIRD = {**TEXT, "attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1, "pad_token_id": 0}
+
+
+def test_block_sparse_attention_is_run_on_an_input_long_enough_to_stay_so():
+    model = load_model(Known("BigBirdForMaskedLM", BIG_BIRD, ()).model())
+
+    assert model.heads.per_layer == (4, 4)
+    assert {type(site.projection).__name__ for site in model.sites} == {"Linear"}
+    assert model.model.bert.attention_type == "block_sparse"
+    assert len(model.sites[0].taps) == 5
+
+
+def test_a_model_that_exchanges_its_modules_on_the_sample_is_refused():
+    live = Known("BigBirdForMaskedLM", BIG_BIRD, ()).model()
+
+    with pytest.raises(CannotSample, match="exchanged modules of its own"):
+        load_model(live, sample={"input_ids": torch.tensor([[7, 8, 9, 10, 11]])})
