@@ -343,7 +343,16 @@ class _Proof:
             other = self._output()
         if taps:
             raise self._failed("the model", "it does not make the same attention calls at each run")
-        return not _equal(gated, other)
+        return not (_equal(gated, other) or self._rounded_alike(gated, other))
+
+    def _rounded_alike(self, gated: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
+        """Half precision has so few small numbers that probabilities scaled before their sum may round another way."""
+        if all(site.found == "interface" for site in self.sites) or all(t.dtype.itemsize > 2 for t in gated):
+            return False
+        pairs = list(zip(gated, other, self._output(), strict=True))
+        changes = [float((one.double() - plain.double()).abs().max()) for one, _, plain in pairs]
+        differences = [float((one.double() - two.double()).abs().max()) for one, two, _ in pairs]
+        return all(difference <= 0.02 * change for difference, change in zip(differences, changes, strict=True))
 
     # -- each head reaches the output ------------------------------------------------------------------------------
 

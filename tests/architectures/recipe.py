@@ -1,14 +1,21 @@
-"""Every model type of the installed transformers, tiny, from its configuration class alone."""
+"""Every model type of the installed transformers, tiny, from its configuration class alone.
+
+The types come from transformers' own tables, so a new release's types show up by themselves. A configuration is made
+tiny by the names of its attributes (`SIZES`), which the families share; `OWN` holds what a type wants for itself.
+Weights are drawn anew (`_redraw`): as a model initialises them, its heads are nearly interchangeable, layer scales
+and gates are close to zero, and a mask that does nothing would pass unnoticed.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch import nn
+from torch import Generator, Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -31,37 +38,21 @@ def _named(value: int, names: str) -> dict[str, int]:
     return dict.fromkeys(names.split(), value)
 
 
-LAYERS = [
-    "num_hidden_layers",
-    "num_layers",
-    "n_layer",
-    "n_layers",
-    "encoder_layers",
-    "decoder_layers",
-    "num_decoder_layers",
-    "num_encoder_layers",
-    "encoder_num_hidden_layers",
-    "decoder_num_hidden_layers",
-    "depth",
-    "num_blocks",
-    "speech_encoder_layers",
-    "t2u_encoder_layers",
-    "t2u_decoder_layers",
-    "num_entity_layers",
-]
-KV_NAMES = [
-    "num_key_value_heads",
-    "encoder_num_key_value_heads",
-    "decoder_num_key_value_heads",
-    "swa_num_key_value_heads",
-    "num_kv_heads",
-]
+LAYERS = """num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers depth
+    num_encoder_layers encoder_num_hidden_layers decoder_num_hidden_layers num_entity_layers speech_encoder_layers
+    t2u_encoder_layers t2u_decoder_layers num_blocks""".split()
+PATTERNS = ("layer_types", "mlp_layer_types", "layers_block_type", "block_types")
+"""Lists of one name per layer: a tiny model has a layer of each name where it can, attention last."""
+KV_NAMES = """num_key_value_heads encoder_num_key_value_heads decoder_num_key_value_heads swa_num_key_value_heads
+    num_kv_heads""".split()
 SIZES: dict[str, int] = {
     **_named(
         WIDTH,
         """hidden_size d_model n_embd dim emb_dim embed_dim d_embed decoder_hidden_size word_embed_proj_dim
         encoder_hidden_dim encoder_hidden_size n_embed adapter_hidden_size text_hidden_size projection_dim
-        projection_size output_hidden_size pooler_output_size vision_hidden_size""",
+        projection_size output_hidden_size pooler_output_size vision_hidden_size audio_hidden_size
+        backbone_hidden_size hidden_size_global adapter_in_dim adapter_out_dim adapter_input_size embedding_size
+        out_hidden_size output_dim ext_pw_out_channel depthwise_separable_out_channel""",
     ),
     **_named(
         HEADS,
@@ -70,7 +61,13 @@ SIZES: dict[str, int] = {
         num_decoder_attention_heads swa_num_attention_heads num_self_attention_heads num_cross_attention_heads
         speech_encoder_attention_heads t2u_encoder_attention_heads t2u_decoder_attention_heads""",
     ),
-    **_named(HEAD_SIZE, "head_dim d_kv kv_channels attention_head_dim d_head swa_head_dim v_head_dim global_head_dim"),
+    **_named(
+        HEAD_SIZE,
+        """head_dim d_kv kv_channels attention_head_dim attention_head_size d_head swa_head_dim v_head_dim
+        global_head_dim kv_lora_rank qk_nope_head_dim o_lora_rank index_head_dim linear_key_head_dim
+        linear_value_head_dim linear_head_dim mamba_d_head mamba_head_dim mamba_headdim mamba_chunk_size
+        query_pre_attn_scalar max_source_positions num_mel_bins feature_projection_input_dim""",
+    ),
     **_named(
         INNER,
         """intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim mlp_dim ffn_hidden_size d_inner
@@ -79,45 +76,143 @@ SIZES: dict[str, int] = {
         t2u_encoder_ffn_dim t2u_decoder_ffn_dim""",
     ),
     **_named(
+        VOCABULARY,
+        """vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size decoder_vocab_size audio_vocab_size
+        t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size pronunciation_vocab_size shape_vocab_size""",
+    ),
+    **_named(64, "max_position_embeddings n_positions n_ctx max_target_positions max_seq_len max_2d_position_embeddings"),
+    **_named(64, "max_encoder_position_embeddings max_decoder_position_embeddings num_hash_buckets num_position_embeddings"),
+    **_named(
         32,
         """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size
         moe_shared_expert_intermediate_size shared_experts_intermediate_size classifier_proj_size image_size
-        q_lora_rank entity_emb_size audio_hidden_size""",
+        q_lora_rank entity_emb_size entity_vocab_size downsample_hidden_size nemo_conv_channels output_channels""",
+    ),
+    **_named(24, "qk_head_dim"),
+    **_named(12, "mamba_n_heads mamba_num_heads"),
+    **_named(
+        8,
+        """qk_rope_head_dim index_topk mamba_d_state state_size ssm_state_size patch_size laurel_rank
+        hidden_size_per_layer_input num_conv_pos_embeddings keep_window_size""",
     ),
     **_named(
         4,
-        """num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads
-        num_conv_pos_embedding_groups mamba_d_conv sliding_window sliding_window_size""",
+        """num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads zero_expert_num
+        num_conv_pos_embedding_groups mamba_d_conv sliding_window sliding_window_size attention_window
+        attention_window_size attention_chunk_size window_size local_attention local_attention_window_len""",
     ),
     **_named(
         2,
         """num_experts_per_tok num_experts_per_token moe_k moe_topk top_k_experts index_n_heads linear_num_heads
-        linear_num_key_heads n_mamba_heads mamba_expand global_attn_every_n_layers n_relations""",
+        linear_num_key_heads n_mamba_heads mamba_expand global_attn_every_n_layers num_random_blocks""",
     ),
-    **_named(
-        1, "n_group topk_group n_groups num_expert_group n_shared_experts num_shared_experts moe_num_shared_experts"
-    ),
-    **_named(
-        0, "num_mtp_modules num_nextn_predict_layers max_window_layers num_kv_shared_layers first_k_dense_replace"
-    ),
-    **_named(
-        16,
-        """kv_lora_rank qk_nope_head_dim o_lora_rank index_head_dim linear_key_head_dim linear_value_head_dim
-        linear_head_dim mamba_d_head mamba_head_dim mamba_headdim mamba_chunk_size query_pre_attn_scalar
-        max_source_positions num_mel_bins""",
-    ),
-    **_named(
-        8,
-        """qk_rope_head_dim index_topk mamba_d_state state_size ssm_state_size patch_size laurel_rank
-        hidden_size_per_layer_input num_conv_pos_embeddings""",
-    ),
-    **_named(12, "mamba_n_heads mamba_num_heads"),
-    **_named(VOCABULARY, "vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size decoder_vocab_size"),
-    "qk_head_dim": 24,
-    "num_hash_buckets": 64,
-    "entity_vocab_size": 30,
+    **_named(1, "n_group topk_group n_groups num_expert_group n_shared_experts num_shared_experts"),
+    **_named(1, "moe_num_shared_experts"),
+    **_named(0, "num_mtp_modules num_nextn_predict_layers max_window_layers num_kv_shared_layers"),
 }
-OWN: dict[str, dict[str, Any]] = {}
+"""What these attributes are in every configuration that declares them with a number of its own."""
+
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
+HYBRID = {"layer_types": lambda layers: _pattern(["linear_attention", "full_attention"], layers)}
+SOUND = {"conv_dim": (32, 32), "conv_kernel": (10, 3), "conv_stride": (5, 2)}
+SWIN = {"embed_dim": 48, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "patch_size": 4}
+STAGES = {"depths": (1, 1, 1, 1), "hidden_sizes": (16, 32, 48, 96)}
+PYRAMID = {**STAGES, "num_attention_heads": (1, 2, 3, 6)}
+OWN: dict[str, dict[str, Any]] = {
+    # text
+    "bamba": {"attn_layer_indices": [1]},
+    "big_bird": {"block_size": 2, "num_random_blocks": 1},
+    "bigbird_pegasus": {"block_size": 2, "num_random_blocks": 1},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "bros": {"hidden_size": 128, "num_attention_heads": 8},
+    "canine": {"local_transformer_stride": 8},
+    "codegen": {"n_head": 8, "n_embd": 128, "rotary_dim": 8},
+    "cohere_compass_text": {"layer_types": lambda layers: _pattern(["sliding_attention", "full_attention"], layers)}
+    | {"rope_parameters": {"sliding_attention": {**ROPE, "mrope_section": [2, 3, 3]}, "full_attention": None}},
+    "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 1e4}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note_text": {"head_dim": 24, "swa_head_dim": 24, "swa_num_attention_heads": 4, "swa_v_head_dim": 16}
+    | {"swa_num_key_value_heads": 4, "swa_q_lora_rank": 32, "swa_kv_lora_rank": 16, "swa_qk_nope_head_dim": 16},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "esmc": {"num_key_value_heads": HEADS},
+    "falcon_h1": {"mamba_d_ssm": 192},
+    "funnel": {"block_sizes": lambda layers: [1] * layers, "num_decoder_layers": 1},
+    "gpt_neo": {"attention_types": lambda layers: [[_pattern(["global", "local"], layers), 1]]},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": HYBRID,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 6},
+    "laguna": {"num_attention_heads_per_layer": lambda layers: [HEADS] * layers},
+    "layoutlmv3": {"coordinate_size": 16, "shape_size": 16, "input_size": 32},
+    "lfm2": {"layer_types": lambda layers: _pattern(["conv", "full_attention"], layers)},
+    "lfm2_moe": {"layer_types": lambda layers: _pattern(["conv", "full_attention"], layers), "num_dense_layers": 1},
+    "longcat_flash": {"head_dim": 8},
+    "longt5": {"local_radius": 3, "global_block_size": 4},
+    "mamba2": {"num_heads": 12, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
+    "gemma3n_text": {"intermediate_size": INNER},
+    "markuplm": {"max_depth": 5, "xpath_unit_hidden_size": 8},
+    "mimo_v2_flash": {"head_dim": 24, "num_attention_heads": 8},
+    "mllama_text_model": {"cross_attention_layers": [1]},
+    "mobilebert": {"embedding_size": 32, "intra_bottleneck_size": WIDTH},
+    "nemotron": {"num_key_value_heads": KV_HEADS},
+    "pegasus_x": {"block_size": 4, "num_global_tokens": 3},
+    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 6}
+    | {"indexer_compress_ratio": 2, "hc_lowrank": 16},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "reformer": {"axial_pos_embds_dim": [32, 64], "axial_pos_shape": [4, 16], "num_buckets": 4, "hash_seed": 0}
+    | {"attn_layers": lambda layers: _pattern(["local", "lsh"], layers)}
+    | {"local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4},
+    "roc_bert": {"pronunciation_embed_dim": 32, "shape_embed_dim": 32},
+    "t5": {"decoder_start_token_id": 0},
+    "xlstm": {"hidden_size": 128, "num_heads": 8},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers, "mamba_dt_rank": 6}
+    | {"num_hidden_layers": lambda layers: 2 * layers},
+    "zamba2": {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers, "n_mamba_heads": 12}
+    | {"num_hidden_layers": lambda layers: 2 * layers},
+    "zaya": {"num_experts_per_tok": 1},
+    # images
+    "bit": {**STAGES, "embedding_size": 16, "num_groups": 8},
+    "convnext": {**STAGES, "image_size": 64, "patch_size": 4},
+    "convnextv2": {**STAGES, "image_size": 64, "patch_size": 4},
+    "cvt": {"embed_dim": (16, 48, 96), "num_heads": (1, 3, 6), "depth": (1, 2, 3)},
+    "donut-swin": SWIN,
+    "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
+    "focalnet": {"embed_dim": 24, "depths": (1, 1, 1, 1)},
+    "hgnet_v2": {"embedding_size": 16, "stem_channels": (3, 8, 16), "stage_in_channels": (16, 16, 32, 48)}
+    | {"stage_out_channels": (16, 32, 48, 64), "stage_mid_channels": (8, 8, 16, 16), "hidden_sizes": (16, 32, 48, 64)}
+    | {"stage_num_blocks": (1, 1, 1, 1), "stage_numb_of_layers": (2, 2, 2, 2), "depths": (1, 1, 1, 1)},
+    "hiera": {"embed_dim": 16, "depths": (1, 1, 1, 1), "image_size": (64, 64), "patch_size": (7, 7)},
+    "levit": {"image_size": 128, "patch_size": 16, "hidden_sizes": (48, 64, 96), "num_attention_heads": (3, 4, 6)}
+    | {"depths": (1, 1, 1)},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+    "mobilevit": {"image_size": 128, "patch_size": 2, "hidden_sizes": (48, 72, 96), "num_attention_heads": 6}
+    | {"neck_hidden_sizes": (16, 16, 24, 24, 32, 32, 64)},
+    "mobilevitv2": {"image_size": 64, "patch_size": 2, "width_multiplier": 0.25, "n_attn_blocks": (1, 1, 1)},
+    "perceiver": {"d_latents": WIDTH, "num_latents": 12, "num_self_attends_per_block": 2, "qk_channels": WIDTH}
+    | {"v_channels": WIDTH},
+    "poolformer": STAGES,
+    "pp_lcnet": {"scale": 0.25, "class_expand": 64},
+    "pvt": {**PYRAMID, "image_size": 64},
+    "pvt_v2": {**PYRAMID, "image_size": (64, 64)},
+    "regnet": {**STAGES, "embedding_size": 16, "groups_width": 8},
+    "resnet": {**STAGES, "embedding_size": 16},
+    "segformer": PYRAMID,
+    "shieldgemma2": {"mm_tokens_per_image": 4, "yes_token_index": 11, "no_token_index": 12},
+    "siglip2_vision_model": {"num_patches": 16},
+    "swiftformer": {"embed_dims": (16, 24, 32, 48), "depths": (1, 1, 1, 2), "image_size": 64},
+    "swin": SWIN,
+    "swinv2": {**SWIN, "pretrained_window_sizes": (0, 0)},
+    "textnet": {"hidden_sizes": (16, 16, 24, 24, 32), "conv_layer_kernel_sizes": [[[3, 3]]] * 4}
+    | {"stem_out_channels": 16, "conv_layer_strides": [[1], [2], [2], [2]]},
+    # sound
+    "audio-spectrogram-transformer": {"max_length": 24, "frequency_stride": 8, "time_stride": 8},
+    **dict.fromkeys(("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2"), SOUND),
+    **dict.fromkeys(("wav2vec2-conformer", "wavlm"), SOUND),
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": (1, 1, 1, 1, 1, 1, 1)},
+}
+"""What a type wants for itself, by the type of the (sub-)configuration; a function is given the number of layers."""
 
 
 class Entry(NamedTuple):
@@ -157,13 +252,8 @@ def _model_class(entry: Entry) -> type[PreTrainedModel]:
 
 
 def _configuration(entry, cls, layers):
-    base = CONFIG_MAPPING[entry.model_type]
-    try:
-        default = base()
-    except Exception:
-        default = base(**OWN[entry.model_type])
-    config = _tiny(default, layers)
-    config = next(c for c in _parts(config) if isinstance(c, cls.config_class))
+    config = _tiny(CONFIG_MAPPING[entry.model_type](), layers)
+    config = next((part for part in _parts(config) if isinstance(part, cls.config_class)), config)
     if entry.kind == "causal-lm" and hasattr(config, "is_decoder"):
         config.is_decoder = True
     return config
@@ -179,14 +269,19 @@ def _parts(config):
 def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     changes: dict[str, Any] = {"num_labels": LABELS}
     fields = {name: field.default for name, field in type(config).__dataclass_fields__.items()}
-    for name, value in vars(config).items():
+    for name, default in fields.items():
+        value = vars(config).get(config.attribute_map.get(name, name))
         if isinstance(value, PreTrainedConfig):
             changes[name] = _tiny(value, layers)
-        elif name in fields:
-            changes |= _smaller(name, value, fields[name], layers)
-    if "qk_rope_head_dim" in fields and "num_key_value_heads" in changes:
-        changes["num_key_value_heads"] = HEADS
-    changes |= OWN.get(config.model_type, {})
+        elif value is not None:
+            changes |= _smaller(name, value, default, layers)
+    if "qk_rope_head_dim" in fields:
+        if "num_key_value_heads" in changes:
+            changes["num_key_value_heads"] = HEADS
+    elif "head_dim" in fields:
+        changes["head_dim"] = HEAD_SIZE
+    own = OWN.get(config.model_type, {})
+    changes |= {name: value(layers) if callable(value) else value for name, value in own.items()}
     if "pad_token_id" in fields and changes.get("pad_token_id", config.pad_token_id) is None:
         changes["pad_token_id"] = 0
     return type(config)(**changes)
@@ -195,14 +290,8 @@ def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 def _smaller(name: str, value: Any, default: Any, layers: int) -> dict[str, Any]:
     if name in KV_NAMES and isinstance(value, int):
         return {name: min(value, KV_HEADS)}
-    if (
-        isinstance(value, (list, tuple))
-        and value
-        and all(isinstance(v, str) for v in value)
-        and name in ("layer_types", "mlp_layer_types", "layers_block_type", "block_types")
-    ):
-        kinds = sorted(dict.fromkeys(value), key="full_attention".__eq__)
-        return {name: [*(kinds[i % len(kinds)] for i in range(layers - 1)), kinds[-1]]}
+    if name in PATTERNS and value and isinstance(value[0], str):
+        return {name: _pattern(value, layers)}
     if name == "rope_parameters" and isinstance(value, dict) and "mrope_section" in value:
         return {name: {**value, "mrope_section": [2, 3, 3]}}
     if name.endswith(("_token_id", "_index", "_token_ids")) and isinstance(value, int) and not 0 <= value < VOCABULARY:
@@ -218,6 +307,11 @@ def _smaller(name: str, value: Any, default: Any, layers: int) -> dict[str, Any]
     return {name: SIZES[name]} if name in SIZES else {}
 
 
+def _pattern(names, layers: int) -> list[str]:
+    kinds = sorted(dict.fromkeys(names), key="full_attention".__eq__)
+    return [*(kinds[layer % len(kinds)] for layer in range(layers - 1)), kinds[-1]]
+
+
 def _redraw(model: PreTrainedModel) -> None:
     """Draw the weights anew, so that every head matters and no activation dies away."""
     generator, seen = torch.Generator().manual_seed(1), set()
@@ -229,7 +323,7 @@ def _redraw(model: PreTrainedModel) -> None:
                     _redraw_one(module, name, parameter, torch.randn(parameter.shape, generator=generator))
 
 
-def _redraw_one(module, name, parameter, noise) -> None:
+def _redraw_one(module: nn.Module, name: str, parameter: Tensor, noise: Tensor) -> None:
     if isinstance(module, nn.Embedding):
         parameter.copy_(noise)
         if module.padding_idx is not None:
@@ -238,8 +332,10 @@ def _redraw_one(module, name, parameter, noise) -> None:
         parameter.copy_(0.1 * noise)
     elif isinstance(module, Conv1D):
         parameter.copy_(noise / math.sqrt(parameter.shape[0]))
-    elif name == "weight" and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+    elif isinstance(module, nn.modules.conv._ConvNd) and name == "weight":
+        parameter.copy_(noise * math.sqrt(2 / parameter[0].numel()))
+    elif isinstance(module, nn.Linear) and name == "weight":
+        parameter.copy_(noise / math.sqrt(parameter.shape[1]))
     elif name == "weight" and parameter.ndim == 1:
         parameter.copy_(1 + 0.1 * noise)
     elif parameter.ndim > 1 and parameter.shape[0] > 1 and "bias" not in name and "table" not in name:
@@ -249,29 +345,118 @@ def _redraw_one(module, name, parameter, noise) -> None:
 
 
 def _inputs(entry: Entry, model: PreTrainedModel) -> dict[str, Any]:
-    draw = torch.Generator().manual_seed(0)
-    config, known = model.config, inspect.signature(model.forward).parameters
+    draw = Generator().manual_seed(0)
     if entry.kind == "image-classification":
-        vision = getattr(config, "vision_config", config)
-        size = getattr(vision, "image_size", 64)
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        channels = getattr(vision, "num_channels", 3)
-        name = "pixel_values" if "pixel_values" in known else model.main_input_name
-        return {name: torch.randn(BATCH, channels, height, width, generator=draw)}
-    if entry.kind == "audio-classification":
-        if model.main_input_name == "input_values":
-            return {"input_values": torch.randn(BATCH, 400, generator=draw)}
-        bins = getattr(config, "feature_projection_input_dim", None) or getattr(config, "num_mel_bins", 80)
-        return {"input_features": torch.randn(BATCH, 40, bins, generator=draw)}
-    ids = torch.randint(10, 95, (BATCH, LENGTH), generator=draw)
+        inputs = _pixels(model, draw)
+    elif entry.kind == "audio-classification":
+        inputs = _sound(model, draw)
+    else:
+        inputs = _text(entry, model, draw)
+    return MORE.get(entry.model_type, lambda model, inputs, draw: inputs)(model, inputs, draw)
+
+
+def _pixels(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
+    config = getattr(model.config, "vision_config", model.config)
+    size = getattr(config, "image_size", 64)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    known = inspect.signature(model.forward).parameters
+    name = "pixel_values" if "pixel_values" in known else model.main_input_name
+    return {name: torch.randn(BATCH, getattr(config, "num_channels", 3), height, width, generator=draw)}
+
+
+def _sound(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
+    config = model.config
+    if config.model_type == "audio-spectrogram-transformer":
+        return {"input_values": torch.randn(BATCH, config.max_length, config.num_mel_bins, generator=draw)}
+    if config.model_type == "whisper":
+        shape = (BATCH, config.num_mel_bins, 2 * config.max_source_positions)
+        return {"input_features": torch.randn(shape, generator=draw)}
+    if model.main_input_name == "input_values":
+        return {"input_values": torch.randn(BATCH, 200, generator=draw)}
+    return {"input_features": torch.randn(BATCH, LENGTH, config.feature_projection_input_dim, generator=draw)}
+
+
+def _text(entry: Entry, model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
+    config, known = model.config, inspect.signature(model.forward).parameters
+    length = LENGTHS.get(entry.model_type, LENGTH)
+    ids = _ids(min(getattr(config.get_text_config(), "vocab_size", 95), 95), length, draw)
+    ids[1, -PADDED:] = getattr(config.get_text_config(), "pad_token_id", None) or 0
+    if entry.kind == "sequence-classification" and config.is_encoder_decoder:
+        ids[0, -1] = ids[1, -PADDED - 1] = config.eos_token_id
     inputs = {"input_ids" if "input_ids" in known else model.main_input_name: ids}
     if "attention_mask" in known:
         inputs["attention_mask"] = torch.ones_like(ids)
         inputs["attention_mask"][1, -PADDED:] = 0
-        text = config.get_text_config()
-        ids[1, -PADDED:] = getattr(text, "pad_token_id", None) or 0
-        if entry.kind == "sequence-classification" and config.is_encoder_decoder:
-            ids[0, -1] = ids[1, -PADDED - 1] = config.eos_token_id
     if entry.kind == "seq2seq-lm" and "decoder_input_ids" in known:
-        inputs["decoder_input_ids"] = torch.randint(10, 95, (BATCH, DECODER_LENGTH), generator=draw)
+        inputs["decoder_input_ids"] = _ids(95, DECODER_LENGTH, draw)
+    if "bbox" in known:
+        corner, size = torch.randint(0, 8, (2, BATCH, length, 2), generator=draw)
+        inputs["bbox"] = torch.cat([corner, corner + size], dim=-1)
     return inputs
+
+
+def _ids(below: int, length: int, draw: Generator) -> Tensor:
+    return torch.randint(10, below, (BATCH, length), generator=draw)
+
+
+LENGTHS = {"big_bird": 20, "bigbird_pegasus": 20}
+
+
+def _more_bros(model, inputs, draw):
+    return inputs | {"bbox": inputs["bbox"] / 16}
+
+
+def _more_imagegpt(model, inputs, draw):
+    return {"input_ids": _ids(95, LENGTH, draw)}
+
+
+def _more_layoutlmv3(model, inputs, draw):
+    size = model.config.input_size
+    return inputs | {"pixel_values": torch.randn(BATCH, 3, size, size, generator=draw)}
+
+
+def _more_mllama(model, inputs, draw):
+    return inputs | {"cross_attention_states": torch.randn(BATCH, 5, WIDTH, generator=draw)}
+
+
+def _more_musicgen(model, inputs, draw):
+    codes = torch.randint(10, 95, (BATCH * model.config.num_codebooks, LENGTH), generator=draw)
+    return inputs | {"input_ids": codes}
+
+
+def _more_shieldgemma2(model, inputs, draw):
+    ids = _ids(95, LENGTH, draw)
+    ids[:, :4] = model.config.image_token_index
+    ids[1, -PADDED:] = 0
+    mask = torch.ones_like(ids)
+    mask[1, -PADDED:] = 0
+    kinds = (ids == model.config.image_token_index).long()
+    return inputs | {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
+
+
+def _more_voxtral(model, inputs, draw):
+    config = model.config
+    frames = 2 * config.downsample_factor * LENGTH
+    return inputs | {"input_features": torch.randn(BATCH, config.audio_config.num_mel_bins, frames, generator=draw)}
+
+
+def _more_siglip2(model, inputs, draw):
+    vision = model.config.vision_config
+    pixels = torch.randn(BATCH, vision.num_patches, 3 * vision.patch_size**2, generator=draw)
+    mask = torch.ones(BATCH, vision.num_patches, dtype=torch.long)
+    mask[1, -4:] = 0
+    return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[4, 4], [3, 4]])}
+
+
+MORE: dict[str, Callable[[PreTrainedModel, dict[str, Any], Generator], dict[str, Any]]] = {
+    "blt": lambda model, inputs, draw: inputs | {"use_cache": False},
+    "bros": _more_bros,
+    "imagegpt": _more_imagegpt,
+    "layoutlmv3": _more_layoutlmv3,
+    "mllama": _more_mllama,
+    "musicgen": _more_musicgen,
+    "musicgen_melody": _more_musicgen,
+    "shieldgemma2": _more_shieldgemma2,
+    "siglip2": _more_siglip2,
+    "voxtral_realtime": _more_voxtral,
+}

@@ -196,6 +196,24 @@ def test_a_masked_head_is_as_zeroed_columns(known):
         assert not torch.allclose(masked, model.model(**sample)[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 8.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name", ["BloomForCausalLM", "GPTJForCausalLM", "SqueezeBertForMaskedLM", "DeepseekV3ForCausalLM"]
+)
+def test_half_precision_is_proven_too(name, dtype, sharpness):
+    live = next(known for known in KNOWN if known.name == name).model()
+    with torch.no_grad():
+        for path, parameter in live.named_parameters():
+            if any(part in path for part in ("query", "q_proj", "q_b_proj")):
+                parameter.mul_(sharpness)
+
+    model = load_model(live.to(dtype), kind="encoder")
+
+    assert model.heads.per_layer == (4, 4)
+    assert model.check.per_example
+
+
 def test_heads_before_a_norm_are_as_zeroed_values():
     known = next(known for known in KNOWN if known.name.startswith("BitNet"))
     model = load_model(known.model())
