@@ -42,7 +42,9 @@ class Call:
     module: nn.Module
     """Who made it."""
     frame: int
-    """Which call of a module it was part of; calls of one frame feed one projection."""
+    """Which call of a module it was part of; calls of one frame mostly feed one projection."""
+    outer: int
+    """Which call of the module around that."""
     kind: str
     """"context" (batch, tokens, heads, width), "sdpa" (batch, heads, tokens, width), "softmax" or "whole"."""
     result: Tensor
@@ -95,9 +97,9 @@ def attention_calls(
                     return result
                 # The same numbers, laid out as the projection reads them (GPT-2's eager attention does not).
                 context = result[0].contiguous()
-                frame = frames.frame if frames is not None else 0
-                at = Key("interface", count)
-                call = Call(at, module, frame, "context", context, query.shape[1], key.shape[1], *_lengths(query, key))
+                at, inner = Key("interface", count), frames.innermost() if frames is not None else (0, 0)
+                shape = (query.shape[1], key.shape[1], *_lengths(query, key))
+                call = Call(at, module, *inner, "context", context, *shape)
                 count += 1
                 edited = edit(call) if edit is not None else None
                 if edited is not None:
@@ -141,10 +143,10 @@ class _Frames:
         """The innermost module that is running and has modules of its own."""
         return self._running[-1][0] if self._running else self.model
 
-    @property
-    def frame(self) -> int:
-        """A number for that very call of it."""
-        return self._running[-1][1] if self._running else 0
+    def innermost(self) -> tuple[int, int]:
+        """Numbers for that very call of it, and for the call around that."""
+        numbers = [0, 0, *(number for _, number in self._running)]
+        return numbers[-1], numbers[-2]
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -189,18 +191,18 @@ class _Functions(TorchFunctionMode):
         return result if edited is None else edited
 
     def _call(self, func: Any, args: Any, kwargs: Any, result: Any) -> Call | None:
-        at, module, frame = Key("function", self._count), self._frames.module, self._frames.frame
+        at, module, inner = Key("function", self._count), self._frames.module, self._frames.innermost()
         if func is _ATTENTION:
             query, key = (
                 kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("query", "key"))
             )
             heads, kv_heads = (query.shape[1], key.shape[1]) if query.ndim == 4 else (0, 0)
-            return Call(at, module, frame, "sdpa", result, heads, kv_heads, *_lengths(query, key))
+            return Call(at, module, *inner, "sdpa", result, heads, kv_heads, *_lengths(query, key))
         if func in _SOFTMAX and _over_tokens(args, kwargs, result):
-            return Call(at, module, frame, "softmax", result, 0, 0, result.shape[-2], result.shape[-1])
+            return Call(at, module, *inner, "softmax", result, 0, 0, result.shape[-2], result.shape[-1])
         if func in _WHOLE:
             found = result[0] if isinstance(result, tuple) else result
-            return Call(at, module, frame, "whole", found, 0, 0, 0, 0)
+            return Call(at, module, *inner, "whole", found, 0, 0, 0, 0)
         return None
 
 

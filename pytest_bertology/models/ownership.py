@@ -98,13 +98,12 @@ def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group])
     """Who reads the heads of each group, or why no one can be said to.
 
     The calls of a group are first taken one by one: a layer may have several projections. Those for which that shows
-    no reader belong together, like attention to a window and to a few tokens beyond it.
+    no reader may belong together, like attention to a window and to a few tokens beyond it; or with those of other
+    calls of the same module, like attention to one window after the other.
     """
     visits = _plain(model, run)
     found: list[tuple[Group, Owned | str]] = []
-    rest: list[tuple[Group, str]] = [
-        (Group(g.module, [], g.batch, frozenset(c.key for c in g.calls)), "") for g in groups
-    ]
+    rest = [(replace(group, calls=[], frame=frozenset(call.key for call in group.calls)), "") for group in groups]
     for turn in range(max(len(group.calls) for group in groups)):
         at = [index for index, group in enumerate(groups) if turn < len(group.calls)]
         single = [replace(rest[index][0], calls=[groups[index].calls[turn]]) for index in at]
@@ -114,9 +113,41 @@ def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group])
             else:
                 rest[index][0].calls.extend(group.calls)
                 rest[index] = (rest[index][0], rest[index][1] or owned)
-    several = [group for group, _ in rest if len(group.calls) > 1]
-    found += zip(several, _try(model, run, several, visits), strict=True)
-    return found + [(group, reason) for group, reason in rest if len(group.calls) == 1]
+    for together in (_as_they_are, _by_outer_call):
+        merged = together(rest)
+        solved: set[Key] = set()
+        for (group, _), owned in zip(merged, _try(model, run, [group for group, _ in merged], visits), strict=True):
+            if isinstance(owned, Owned):
+                found.append((group, owned))
+                solved |= {call.key for call in group.calls}
+        rest = [(group, reason) for group, reason in rest if group.calls and group.calls[0].key not in solved]
+    return [*found, *rest]
+
+
+def _as_they_are(rest: Sequence[tuple[Group, str]]) -> list[tuple[Group, str]]:
+    """Groups of several calls, which were tried one by one before."""
+    return [(group, reason) for group, reason in rest if len(group.calls) > 1]
+
+
+def _by_outer_call(rest: Sequence[tuple[Group, str]]) -> list[tuple[Group, str]]:
+    """Groups joined that were made in the same call of the module around theirs."""
+    joined: dict[int, list[tuple[Group, str]]] = {}
+    for group, reason in rest:
+        if group.calls:
+            joined.setdefault(group.calls[0].outer, []).append((group, reason))
+    return [
+        (
+            Group(
+                same[0][0].module,
+                [call for group, _ in same for call in group.calls],
+                same[0][0].batch,
+                frozenset().union(*(group.frame for group, _ in same)),
+            ),
+            same[0][1],
+        )
+        for same in joined.values()
+        if len(same) > 1
+    ]
 
 
 def _try(

@@ -1,16 +1,22 @@
 """Every model type of the installed transformers, tiny, from its configuration class alone.
 
-The types come from transformers' own tables, so a new release's types show up by themselves. A configuration is made
-tiny by the names of its attributes (`SIZES`), which the families share; `OWN` holds what a type wants for itself.
-Weights are drawn anew (`_redraw`): as a model initialises them, its heads are nearly interchangeable, layer scales
-and gates are close to zero, and a mask that does nothing would pass unnoticed.
+    model, inputs = build(Entry("bert", "masked-lm"))
+    model(**inputs)
+
+The types come from transformers' own tables, so those of a new release show up by themselves. A configuration is made
+tiny by the names of its fields (`SIZES`), which the families share; `OWN` holds what a type wants for itself. Weights
+are drawn anew: as models initialise them, heads are nearly interchangeable, and layer scales and gates are so close to
+zero that a mask which does nothing would pass unnoticed.
+
+Nothing here asks the package where the heads are.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +27,11 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-BATCH, LENGTH, DECODER_LENGTH, PADDED = 2, 10, 7, 3
+BATCH, LENGTH, DECODER_LENGTH, OTHER_LENGTH, PADDED = 2, 10, 7, 5, 3
+"""Rows, tokens, target tokens, positions that a decoder without an encoder attends to, padding of the second row."""
 HEADS, KV_HEADS, HEAD_SIZE, WIDTH, INNER, VOCABULARY, LABELS = 6, 2, 16, 96, 80, 128, 3
+WORDS = (10, 95)
+"""Ids drawn as text: above the usual special tokens, below those that `_small` moves into the vocabulary."""
 KINDS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION",
     "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION",
@@ -32,6 +41,133 @@ KINDS = {
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION",
     "audio-classification": "MODEL_FOR_AUDIO_CLASSIFICATION",
 }
+"""Our kinds, and the names of transformers' tables of the classes that do them."""
+
+
+class Entry(NamedTuple):
+    """A model type and what its head does."""
+
+    model_type: str
+    kind: str
+
+
+class CannotBuild(Exception):
+    """This model type cannot be made tiny here; the message is the reason."""
+
+
+def entries() -> list[Entry]:
+    """Every model type of every kind that the installed transformers knows."""
+    return sorted(Entry(model_type, kind) for kind in KINDS for model_type in _classes(kind))
+
+
+def build(entry: Entry, layers: int = 2) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model in eval mode with weights that matter, and the keyword inputs of one forward pass.
+
+    Text is a batch of two, the second row shorter and padded on the right. `layers` counts those of each stack; models
+    of several stages have one or two layers in each. Raises CannotBuild, and leaves the random state as it was.
+    """
+    try:
+        cls = _model_class(entry)
+        config = _configuration(entry, cls, layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = cls(config).float().eval()
+    except ImportError as error:
+        packages = sorted(set(re.findall(r"requires the (\S+) library", str(error)))) or [str(error)]
+        raise CannotBuild(f"needs the packages {', '.join(packages)}") from error
+    except Exception as error:
+        reason = BROKEN.get(entry.model_type) or f"{type(error).__name__}: {error}".splitlines()[-1].strip()
+        raise CannotBuild(f"its configuration cannot be made tiny: {reason}") from error
+    _redraw(model)
+    return model, _inputs(entry, model)
+
+
+def _classes(kind: str) -> dict[str, str | tuple[str, ...]]:
+    return getattr(modeling_auto, f"{KINDS[kind]}_MAPPING_NAMES")
+
+
+def _model_class(entry: Entry) -> type[PreTrainedModel]:
+    names = _classes(entry.kind)[entry.model_type]
+    return getattr(transformers, names if isinstance(names, str) else names[0])
+
+
+BROKEN = dict.fromkeys(
+    ("gemma4_assistant", "gemma4_unified_assistant"),
+    "all its layers must reuse keys of another model, and transformers 5.23 then misses the layer that makes them",
+)
+"""Types whose own error would not say why."""
+
+
+# Configurations
+
+
+def _configuration(entry: Entry, cls: type[PreTrainedModel], layers: int) -> PreTrainedConfig:
+    """The tiny configuration of this type, or the part of it that this class takes."""
+    whole = _tiny(CONFIG_MAPPING[entry.model_type](), layers)
+    config = next((part for part in _parts(whole) if isinstance(part, cls.config_class)), whole)
+    if entry.kind == "causal-lm" and hasattr(config, "is_decoder"):
+        config.is_decoder = True
+    if entry.model_type == "encoder-decoder":
+        config.decoder.is_decoder = config.decoder.add_cross_attention = True
+    return config
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _parts(value)
+
+
+def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """This configuration, and those inside it, with the sizes below; what it computes, it computes from them."""
+    fields = {name: field.default for name, field in type(config).__dataclass_fields__.items()}
+    changes: dict[str, Any] = {"num_labels": LABELS}
+    for name, default in fields.items():
+        value = vars(config).get(config.attribute_map.get(name, name))
+        smaller = _small(name, value, default, layers)
+        if smaller is not None:
+            changes[name] = smaller
+    if "qk_rope_head_dim" in fields:  # multi-head latent attention: each head has keys and values of its own
+        changes |= {name: HEADS for name in KV_NAMES if name in changes}
+    elif "head_dim" in fields:
+        changes["head_dim"] = HEAD_SIZE
+    own = OWN.get(config.model_type, {})
+    changes |= {name: value(layers) if callable(value) else value for name, value in own.items()}
+    if "pad_token_id" in fields and changes.get("pad_token_id", config.pad_token_id) is None:
+        changes["pad_token_id"] = 0
+    return type(config)(**changes)
+
+
+def _small(name: str, value: Any, default: Any, layers: int) -> Any:
+    """What this field is in a tiny configuration; None: leave it, or let the configuration compute it."""
+    if isinstance(value, PreTrainedConfig):
+        return _tiny(value, layers)
+    if name in PATTERNS and value and isinstance(value[0], str):
+        return _pattern(value, layers)
+    if name == "rope_parameters" and isinstance(value, dict) and "mrope_section" in value:
+        return {**value, "mrope_section": SECTIONS}
+    if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
+        return type(value)([SIZES[name]] * len(value))
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    if name in KV_NAMES:
+        return min(value, KV_HEADS)
+    if name.endswith(("_token_id", "_index", "_token_ids")) and not 0 <= value < VOCABULARY:
+        return 0 if name == "pad_token_id" else 100 + sum(map(ord, name)) % 20
+    if default is None:
+        return None
+    return layers if name in LAYERS else SIZES.get(name)
+
+
+def _pattern(names: Iterable[str], layers: int) -> list[str]:
+    """A layer of each kind in turn, full attention last: a tiny hybrid must keep an attention layer."""
+    kinds = sorted(dict.fromkeys(names), key="full_attention".__eq__)
+    return [*(kinds[layer % len(kinds)] for layer in range(layers - 1)), kinds[-1]]
+
+
+def _each(*names: str) -> Callable[[int], list[str]]:
+    return lambda layers: _pattern(names, layers)
 
 
 def _named(value: int, names: str) -> dict[str, int]:
@@ -42,7 +178,7 @@ LAYERS = """num_hidden_layers num_layers n_layer n_layers encoder_layers decoder
     num_encoder_layers encoder_num_hidden_layers decoder_num_hidden_layers num_entity_layers speech_encoder_layers
     t2u_encoder_layers t2u_decoder_layers num_blocks""".split()
 PATTERNS = ("layer_types", "mlp_layer_types", "layers_block_type", "block_types")
-"""Lists of one name per layer: a tiny model has a layer of each name where it can, attention last."""
+"""Fields with a name per layer."""
 KV_NAMES = """num_key_value_heads encoder_num_key_value_heads decoder_num_key_value_heads swa_num_key_value_heads
     num_kv_heads""".split()
 SIZES: dict[str, int] = {
@@ -50,9 +186,9 @@ SIZES: dict[str, int] = {
         WIDTH,
         """hidden_size d_model n_embd dim emb_dim embed_dim d_embed decoder_hidden_size word_embed_proj_dim
         encoder_hidden_dim encoder_hidden_size n_embed adapter_hidden_size text_hidden_size projection_dim
-        projection_size output_hidden_size pooler_output_size vision_hidden_size audio_hidden_size
-        backbone_hidden_size hidden_size_global adapter_in_dim adapter_out_dim adapter_input_size embedding_size
-        out_hidden_size output_dim ext_pw_out_channel depthwise_separable_out_channel""",
+        projection_size output_hidden_size pooler_output_size vision_hidden_size audio_hidden_size embedding_size
+        backbone_hidden_size hidden_size_global adapter_in_dim adapter_out_dim adapter_input_size out_hidden_size
+        output_dim ext_pw_out_channel depthwise_separable_out_channel""",
     ),
     **_named(
         HEADS,
@@ -80,8 +216,11 @@ SIZES: dict[str, int] = {
         """vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size decoder_vocab_size audio_vocab_size
         t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size pronunciation_vocab_size shape_vocab_size""",
     ),
-    **_named(64, "max_position_embeddings n_positions n_ctx max_target_positions max_seq_len max_2d_position_embeddings"),
-    **_named(64, "max_encoder_position_embeddings max_decoder_position_embeddings num_hash_buckets num_position_embeddings"),
+    **_named(
+        64,
+        """max_position_embeddings n_positions n_ctx max_target_positions max_seq_len max_2d_position_embeddings
+        max_encoder_position_embeddings max_decoder_position_embeddings num_hash_buckets num_position_embeddings""",
+    ),
     **_named(
         32,
         """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size
@@ -104,16 +243,23 @@ SIZES: dict[str, int] = {
     **_named(
         2,
         """num_experts_per_tok num_experts_per_token moe_k moe_topk top_k_experts index_n_heads linear_num_heads
-        linear_num_key_heads n_mamba_heads mamba_expand global_attn_every_n_layers num_random_blocks""",
+        linear_num_key_heads n_mamba_heads mamba_expand global_attn_every_n_layers""",
     ),
-    **_named(1, "n_group topk_group n_groups num_expert_group n_shared_experts num_shared_experts"),
-    **_named(1, "moe_num_shared_experts"),
+    **_named(
+        1,
+        """n_group topk_group n_groups num_expert_group n_shared_experts num_shared_experts
+        moe_num_shared_experts""",
+    ),
     **_named(0, "num_mtp_modules num_nextn_predict_layers max_window_layers num_kv_shared_layers"),
 }
-"""What these attributes are in every configuration that declares them with a number of its own."""
+"""What these fields are in every configuration that gives them a number of its own."""
 
+SECTIONS = [2, 3, 3]
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
-HYBRID = {"layer_types": lambda layers: _pattern(["linear_attention", "full_attention"], layers)}
+ZAMBA = {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers} | {
+    "num_hidden_layers": lambda layers: 2 * layers  # its hybrid layers share weights: there must be two
+}
+BLOCKS = {"block_size": 2, "num_random_blocks": 1}
 SOUND = {"conv_dim": (32, 32), "conv_kernel": (10, 3), "conv_stride": (5, 2)}
 SWIN = {"embed_dim": 48, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "patch_size": 4}
 STAGES = {"depths": (1, 1, 1, 1), "hidden_sizes": (16, 32, 48, 96)}
@@ -121,35 +267,35 @@ PYRAMID = {**STAGES, "num_attention_heads": (1, 2, 3, 6)}
 OWN: dict[str, dict[str, Any]] = {
     # text
     "bamba": {"attn_layer_indices": [1]},
-    "big_bird": {"block_size": 2, "num_random_blocks": 1},
-    "bigbird_pegasus": {"block_size": 2, "num_random_blocks": 1},
+    "big_bird": BLOCKS,
+    "bigbird_pegasus": BLOCKS,
     "blt": {"encoder_hash_byte_group_vocab": 64},
     "bros": {"hidden_size": 128, "num_attention_heads": 8},
     "canine": {"local_transformer_stride": 8},
     "codegen": {"n_head": 8, "n_embd": 128, "rotary_dim": 8},
-    "cohere_compass_text": {"layer_types": lambda layers: _pattern(["sliding_attention", "full_attention"], layers)}
-    | {"rope_parameters": {"sliding_attention": {**ROPE, "mrope_section": [2, 3, 3]}, "full_attention": None}},
+    "cohere_compass_text": {"layer_types": _each("sliding_attention", "full_attention")}
+    | {"rope_parameters": {"sliding_attention": {**ROPE, "mrope_section": SECTIONS}, "full_attention": None}},
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 1e4}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dots3_note_text": {"head_dim": 24, "swa_head_dim": 24, "swa_num_attention_heads": 4, "swa_v_head_dim": 16}
     | {"swa_num_key_value_heads": 4, "swa_q_lora_rank": 32, "swa_kv_lora_rank": 16, "swa_qk_nope_head_dim": 16},
-    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"num_key_value_heads": HEADS},
     "falcon_h1": {"mamba_d_ssm": 192},
     "funnel": {"block_sizes": lambda layers: [1] * layers, "num_decoder_layers": 1},
+    "gemma3n_text": {"intermediate_size": INNER},
     "gpt_neo": {"attention_types": lambda layers: [[_pattern(["global", "local"], layers), 1]]},
     "gptj": {"rotary_dim": 8},
-    "granitemoehybrid": HYBRID,
+    "granitemoehybrid": {"layer_types": _each("linear_attention", "full_attention")},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 6},
     "laguna": {"num_attention_heads_per_layer": lambda layers: [HEADS] * layers},
     "layoutlmv3": {"coordinate_size": 16, "shape_size": 16, "input_size": 32},
-    "lfm2": {"layer_types": lambda layers: _pattern(["conv", "full_attention"], layers)},
-    "lfm2_moe": {"layer_types": lambda layers: _pattern(["conv", "full_attention"], layers), "num_dense_layers": 1},
+    "lfm2": {"layer_types": _each("conv", "full_attention")},
+    "lfm2_moe": {"layer_types": _each("conv", "full_attention"), "num_dense_layers": 1},
     "longcat_flash": {"head_dim": 8},
     "longt5": {"local_radius": 3, "global_block_size": 4},
     "mamba2": {"num_heads": 12, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
-    "gemma3n_text": {"intermediate_size": INNER},
     "markuplm": {"max_depth": 5, "xpath_unit_hidden_size": 8},
     "mimo_v2_flash": {"head_dim": 24, "num_attention_heads": 8},
     "mllama_text_model": {"cross_attention_layers": [1]},
@@ -160,18 +306,15 @@ OWN: dict[str, dict[str, Any]] = {
     | {"indexer_compress_ratio": 2, "hc_lowrank": 16},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"axial_pos_embds_dim": [32, 64], "axial_pos_shape": [4, 16], "num_buckets": 4, "hash_seed": 0}
-    | {"attn_layers": lambda layers: _pattern(["local", "lsh"], layers)}
-    | {"local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4},
+    | {"local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "attn_layers": _each("local", "lsh")},
     "roc_bert": {"pronunciation_embed_dim": 32, "shape_embed_dim": 32},
     "t5": {"decoder_start_token_id": 0},
     "xlstm": {"hidden_size": 128, "num_heads": 8},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers, "mamba_dt_rank": 6}
-    | {"num_hidden_layers": lambda layers: 2 * layers},
-    "zamba2": {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers, "n_mamba_heads": 12}
-    | {"num_hidden_layers": lambda layers: 2 * layers},
+    "zamba": {**ZAMBA, "mamba_dt_rank": 6},
+    "zamba2": {**ZAMBA, "n_mamba_heads": 12},
     "zaya": {"num_experts_per_tok": 1},
-    # images
+    # images, large enough that attention has several keys in every stage
     "bit": {**STAGES, "embedding_size": 16, "num_groups": 8},
     "convnext": {**STAGES, "image_size": 64, "patch_size": 4},
     "convnextv2": {**STAGES, "image_size": 64, "patch_size": 4},
@@ -179,19 +322,19 @@ OWN: dict[str, dict[str, Any]] = {
     "donut-swin": SWIN,
     "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
     "focalnet": {"embed_dim": 24, "depths": (1, 1, 1, 1)},
-    "hgnet_v2": {"embedding_size": 16, "stem_channels": (3, 8, 16), "stage_in_channels": (16, 16, 32, 48)}
-    | {"stage_out_channels": (16, 32, 48, 64), "stage_mid_channels": (8, 8, 16, 16), "hidden_sizes": (16, 32, 48, 64)}
-    | {"stage_num_blocks": (1, 1, 1, 1), "stage_numb_of_layers": (2, 2, 2, 2), "depths": (1, 1, 1, 1)},
+    "hgnet_v2": {"depths": (1, 1, 1, 1), "embedding_size": 16, "stem_channels": (3, 8, 16)}
+    | {"stage_in_channels": (16, 16, 32, 48), "stage_mid_channels": (8, 8, 16, 16), "stage_num_blocks": (1, 1, 1, 1)}
+    | {"stage_out_channels": (16, 32, 48, 64), "hidden_sizes": (16, 32, 48, 64), "stage_numb_of_layers": (2, 2, 2, 2)},
     "hiera": {"embed_dim": 16, "depths": (1, 1, 1, 1), "image_size": (64, 64), "patch_size": (7, 7)},
     "levit": {"image_size": 128, "patch_size": 16, "hidden_sizes": (48, 64, 96), "num_attention_heads": (3, 4, 6)}
     | {"depths": (1, 1, 1)},
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilenet_v2": {"depth_multiplier": 0.25},
-    "mobilevit": {"image_size": 128, "patch_size": 2, "hidden_sizes": (48, 72, 96), "num_attention_heads": 6}
+    "mobilevit": {"image_size": 128, "patch_size": 2, "hidden_sizes": (48, 72, 96), "num_attention_heads": HEADS}
     | {"neck_hidden_sizes": (16, 16, 24, 24, 32, 32, 64)},
     "mobilevitv2": {"image_size": 64, "patch_size": 2, "width_multiplier": 0.25, "n_attn_blocks": (1, 1, 1)},
-    "perceiver": {"d_latents": WIDTH, "num_latents": 12, "num_self_attends_per_block": 2, "qk_channels": WIDTH}
-    | {"v_channels": WIDTH},
+    "perceiver": {"d_latents": WIDTH, "num_latents": 12, "num_self_attends_per_block": lambda layers: layers}
+    | {"qk_channels": WIDTH, "v_channels": WIDTH},
     "poolformer": STAGES,
     "pp_lcnet": {"scale": 0.25, "class_expand": 64},
     "pvt": {**PYRAMID, "image_size": 64},
@@ -210,115 +353,21 @@ OWN: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"max_length": 24, "frequency_stride": 8, "time_stride": 8},
     **dict.fromkeys(("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2"), SOUND),
     **dict.fromkeys(("wav2vec2-conformer", "wavlm"), SOUND),
-    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4, "depths": (1, 1, 1, 1, 1, 1, 1)},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 2, "depths": (1, 1, 1, 1, 1, 1, 1)},
 }
 """What a type wants for itself, by the type of the (sub-)configuration; a function is given the number of layers."""
 
 
-class Entry(NamedTuple):
-    """A model type and what its head does."""
-
-    model_type: str
-    kind: str
-
-
-class CannotBuild(Exception):
-    """This model type cannot be made tiny here; the message is the reason."""
-
-
-def entries() -> list[Entry]:
-    """Every model type of every kind that the installed transformers knows."""
-    return sorted(Entry(name, kind) for kind in KINDS for name in _classes(kind))
-
-
-def build(entry: Entry, layers: int = 2) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A model in eval mode with weights that matter, and the keyword inputs of one forward pass."""
-    cls = _model_class(entry)
-    config = _configuration(entry, cls, layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = cls(config).float().eval()
-    _redraw(model)
-    return model, _inputs(entry, model)
-
-
-def _classes(kind: str) -> dict[str, Any]:
-    return getattr(modeling_auto, f"{KINDS[kind]}_MAPPING_NAMES")
-
-
-def _model_class(entry: Entry) -> type[PreTrainedModel]:
-    names = _classes(entry.kind)[entry.model_type]
-    return getattr(transformers, names if isinstance(names, str) else names[0])
-
-
-def _configuration(entry, cls, layers):
-    config = _tiny(CONFIG_MAPPING[entry.model_type](), layers)
-    config = next((part for part in _parts(config) if isinstance(part, cls.config_class)), config)
-    if entry.kind == "causal-lm" and hasattr(config, "is_decoder"):
-        config.is_decoder = True
-    return config
-
-
-def _parts(config):
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            yield from _parts(value)
-
-
-def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    changes: dict[str, Any] = {"num_labels": LABELS}
-    fields = {name: field.default for name, field in type(config).__dataclass_fields__.items()}
-    for name, default in fields.items():
-        value = vars(config).get(config.attribute_map.get(name, name))
-        if isinstance(value, PreTrainedConfig):
-            changes[name] = _tiny(value, layers)
-        elif value is not None:
-            changes |= _smaller(name, value, default, layers)
-    if "qk_rope_head_dim" in fields:
-        if "num_key_value_heads" in changes:
-            changes["num_key_value_heads"] = HEADS
-    elif "head_dim" in fields:
-        changes["head_dim"] = HEAD_SIZE
-    own = OWN.get(config.model_type, {})
-    changes |= {name: value(layers) if callable(value) else value for name, value in own.items()}
-    if "pad_token_id" in fields and changes.get("pad_token_id", config.pad_token_id) is None:
-        changes["pad_token_id"] = 0
-    return type(config)(**changes)
-
-
-def _smaller(name: str, value: Any, default: Any, layers: int) -> dict[str, Any]:
-    if name in KV_NAMES and isinstance(value, int):
-        return {name: min(value, KV_HEADS)}
-    if name in PATTERNS and value and isinstance(value[0], str):
-        return {name: _pattern(value, layers)}
-    if name == "rope_parameters" and isinstance(value, dict) and "mrope_section" in value:
-        return {name: {**value, "mrope_section": [2, 3, 3]}}
-    if name.endswith(("_token_id", "_index", "_token_ids")) and isinstance(value, int) and not 0 <= value < VOCABULARY:
-        return {name: 0 if name == "pad_token_id" else 100 + sum(map(ord, name)) % 20}
-    if default is None or isinstance(value, bool):
-        return {}
-    if name in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
-        return {name: type(value)([SIZES[name]] * len(value))}
-    if not isinstance(value, int):
-        return {}
-    if name in LAYERS:
-        return {name: layers}
-    return {name: SIZES[name]} if name in SIZES else {}
-
-
-def _pattern(names, layers: int) -> list[str]:
-    kinds = sorted(dict.fromkeys(names), key="full_attention".__eq__)
-    return [*(kinds[layer % len(kinds)] for layer in range(layers - 1)), kinds[-1]]
+# Weights
 
 
 def _redraw(model: PreTrainedModel) -> None:
-    """Draw the weights anew, so that every head matters and no activation dies away."""
-    generator, seen = torch.Generator().manual_seed(1), set()
+    """Draw the weights anew, so that every head matters and no activation dies away or grows out of hand."""
+    generator, seen = Generator().manual_seed(1), set()
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.is_floating_point() and id(parameter) not in seen:
+                if parameter.is_floating_point() and id(parameter) not in seen:  # tied weights: the first use decides
                     seen.add(id(parameter))
                     _redraw_one(module, name, parameter, torch.randn(parameter.shape, generator=generator))
 
@@ -330,32 +379,34 @@ def _redraw_one(module: nn.Module, name: str, parameter: Tensor, noise: Tensor) 
             parameter[module.padding_idx] = 0
     elif name == "bias" and parameter.ndim == 1:
         parameter.copy_(0.1 * noise)
-    elif isinstance(module, Conv1D):
-        parameter.copy_(noise / math.sqrt(parameter.shape[0]))
-    elif isinstance(module, nn.modules.conv._ConvNd) and name == "weight":
-        parameter.copy_(noise * math.sqrt(2 / parameter[0].numel()))
-    elif isinstance(module, nn.Linear) and name == "weight":
-        parameter.copy_(noise / math.sqrt(parameter.shape[1]))
-    elif name == "weight" and parameter.ndim == 1:
+    elif name == "weight" and parameter.ndim == 1:  # a norm
         parameter.copy_(1 + 0.1 * noise)
+    elif name == "weight" and isinstance(module, nn.modules.conv._ConvNd):
+        parameter.copy_(noise * math.sqrt(2 / parameter[0].numel()))
+    elif name == "weight" and isinstance(module, Conv1D):
+        parameter.copy_(noise / math.sqrt(parameter.shape[0]))
     elif parameter.ndim > 1 and parameter.shape[0] > 1 and "bias" not in name and "table" not in name:
-        parameter.copy_(noise / math.sqrt(max(parameter.shape[1:])))
-    else:
+        parameter.copy_(noise / math.sqrt(max(parameter.shape[1:])))  # a matrix, or one for each expert
+    else:  # layer scales, gates, sinks, position biases, class tokens, decays: near what they mean to be
         parameter.add_(0.5 * noise)
+
+
+# Inputs
 
 
 def _inputs(entry: Entry, model: PreTrainedModel) -> dict[str, Any]:
     draw = Generator().manual_seed(0)
     if entry.kind == "image-classification":
-        inputs = _pixels(model, draw)
+        inputs = _image(model, draw)
     elif entry.kind == "audio-classification":
         inputs = _sound(model, draw)
     else:
         inputs = _text(entry, model, draw)
-    return MORE.get(entry.model_type, lambda model, inputs, draw: inputs)(model, inputs, draw)
+    more = MORE.get(entry.model_type)
+    return more(model, inputs, draw) if more else inputs
 
 
-def _pixels(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
+def _image(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", 64)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
@@ -365,98 +416,99 @@ def _pixels(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
 
 
 def _sound(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
-    config = model.config
+    config, shape = model.config, (200,)
     if config.model_type == "audio-spectrogram-transformer":
-        return {"input_values": torch.randn(BATCH, config.max_length, config.num_mel_bins, generator=draw)}
-    if config.model_type == "whisper":
-        shape = (BATCH, config.num_mel_bins, 2 * config.max_source_positions)
-        return {"input_features": torch.randn(shape, generator=draw)}
-    if model.main_input_name == "input_values":
-        return {"input_values": torch.randn(BATCH, 200, generator=draw)}
-    return {"input_features": torch.randn(BATCH, LENGTH, config.feature_projection_input_dim, generator=draw)}
+        shape = (config.max_length, config.num_mel_bins)
+    elif config.model_type == "whisper":
+        shape = (config.num_mel_bins, 2 * config.max_source_positions)
+    elif model.main_input_name == "input_features":
+        shape = (LENGTH, config.feature_projection_input_dim)
+    return {model.main_input_name: torch.randn(BATCH, *shape, generator=draw)}
 
 
 def _text(entry: Entry, model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
     config, known = model.config, inspect.signature(model.forward).parameters
-    length = LENGTHS.get(entry.model_type, LENGTH)
-    ids = _ids(min(getattr(config.get_text_config(), "vocab_size", 95), 95), length, draw)
-    ids[1, -PADDED:] = getattr(config.get_text_config(), "pad_token_id", None) or 0
-    if entry.kind == "sequence-classification" and config.is_encoder_decoder:
+    length = 2 * LENGTH if config.model_type in LONGER else LENGTH
+    inputs = _padded(_ids(length, draw), getattr(config.get_text_config(), "pad_token_id", None))
+    ids = inputs["input_ids"]
+    if entry.kind == "sequence-classification" and config.is_encoder_decoder:  # these read where the text ends
         ids[0, -1] = ids[1, -PADDED - 1] = config.eos_token_id
-    inputs = {"input_ids" if "input_ids" in known else model.main_input_name: ids}
-    if "attention_mask" in known:
-        inputs["attention_mask"] = torch.ones_like(ids)
-        inputs["attention_mask"][1, -PADDED:] = 0
-    if entry.kind == "seq2seq-lm" and "decoder_input_ids" in known:
-        inputs["decoder_input_ids"] = _ids(95, DECODER_LENGTH, draw)
-    if "bbox" in known:
-        corner, size = torch.randint(0, 8, (2, BATCH, length, 2), generator=draw)
-        inputs["bbox"] = torch.cat([corner, corner + size], dim=-1)
-    return inputs
+    if entry.kind == "seq2seq-lm":
+        inputs["decoder_input_ids"] = _ids(DECODER_LENGTH, draw)
+    corner, size = torch.randint(0, 8, (2, BATCH, length, 2), generator=draw)
+    inputs["bbox"] = torch.cat([corner, corner + size], dim=-1)
+    return {name: value for name, value in inputs.items() if name in known}
 
 
-def _ids(below: int, length: int, draw: Generator) -> Tensor:
-    return torch.randint(10, below, (BATCH, length), generator=draw)
+def _ids(length: int, draw: Generator, rows: int = BATCH) -> Tensor:
+    return torch.randint(*WORDS, (rows, length), generator=draw)
 
 
-LENGTHS = {"big_bird": 20, "bigbird_pegasus": 20}
+def _padded(ids: Tensor, padding: int | None) -> dict[str, Any]:
+    attention = torch.ones_like(ids)
+    ids[1, -PADDED:], attention[1, -PADDED:] = padding or 0, 0
+    return {"input_ids": ids, "attention_mask": attention}
 
 
-def _more_bros(model, inputs, draw):
+def _boxes_of_floats(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
     return inputs | {"bbox": inputs["bbox"] / 16}
 
 
-def _more_imagegpt(model, inputs, draw):
-    return {"input_ids": _ids(95, LENGTH, draw)}
+def _clusters(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    return {"input_ids": _ids(LENGTH, draw)}
 
 
-def _more_layoutlmv3(model, inputs, draw):
+def _codebooks(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    return inputs | {"input_ids": _ids(LENGTH, draw, BATCH * model.config.num_codebooks)}
+
+
+def _encoder_states(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    name = "cross_attention_states" if model.config.model_type == "mllama_text_model" else "encoder_hidden_states"
+    return inputs | {name: torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)}
+
+
+def _image_beside_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
     size = model.config.input_size
     return inputs | {"pixel_values": torch.randn(BATCH, 3, size, size, generator=draw)}
 
 
-def _more_mllama(model, inputs, draw):
-    return inputs | {"cross_attention_states": torch.randn(BATCH, 5, WIDTH, generator=draw)}
+def _image_in_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    ids, config = _ids(LENGTH, draw), model.config
+    ids[:, : config.mm_tokens_per_image] = config.image_token_index
+    kinds = (ids == config.image_token_index).long()
+    return inputs | _padded(ids, config.text_config.pad_token_id) | {"token_type_ids": kinds}
 
 
-def _more_musicgen(model, inputs, draw):
-    codes = torch.randint(10, 95, (BATCH * model.config.num_codebooks, LENGTH), generator=draw)
-    return inputs | {"input_ids": codes}
-
-
-def _more_shieldgemma2(model, inputs, draw):
-    ids = _ids(95, LENGTH, draw)
-    ids[:, :4] = model.config.image_token_index
-    ids[1, -PADDED:] = 0
-    mask = torch.ones_like(ids)
-    mask[1, -PADDED:] = 0
-    kinds = (ids == model.config.image_token_index).long()
-    return inputs | {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
-
-
-def _more_voxtral(model, inputs, draw):
-    config = model.config
-    frames = 2 * config.downsample_factor * LENGTH
-    return inputs | {"input_features": torch.randn(BATCH, config.audio_config.num_mel_bins, frames, generator=draw)}
-
-
-def _more_siglip2(model, inputs, draw):
-    vision = model.config.vision_config
-    pixels = torch.randn(BATCH, vision.num_patches, 3 * vision.patch_size**2, generator=draw)
-    mask = torch.ones(BATCH, vision.num_patches, dtype=torch.long)
+def _patches(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    config = model.config.vision_config
+    patches = torch.randn(BATCH, config.num_patches, config.num_channels * config.patch_size**2, generator=draw)
+    mask = torch.ones(BATCH, config.num_patches, dtype=torch.long)
     mask[1, -4:] = 0
-    return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[4, 4], [3, 4]])}
+    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[4, 4], [3, 4]])}
 
 
+def _sound_beside_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    bins, frames = model.config.audio_config.num_mel_bins, 2 * model.config.downsample_factor * LENGTH
+    return inputs | {"input_features": torch.randn(BATCH, bins, frames, generator=draw)}
+
+
+def _without_cache(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    return inputs | {"use_cache": False}
+
+
+LONGER = ("big_bird", "bigbird_pegasus")
+"""Types whose sparse attention would turn into the usual one on short text."""
 MORE: dict[str, Callable[[PreTrainedModel, dict[str, Any], Generator], dict[str, Any]]] = {
-    "blt": lambda model, inputs, draw: inputs | {"use_cache": False},
-    "bros": _more_bros,
-    "imagegpt": _more_imagegpt,
-    "layoutlmv3": _more_layoutlmv3,
-    "mllama": _more_mllama,
-    "musicgen": _more_musicgen,
-    "musicgen_melody": _more_musicgen,
-    "shieldgemma2": _more_shieldgemma2,
-    "siglip2": _more_siglip2,
-    "voxtral_realtime": _more_voxtral,
+    "blt": _without_cache,
+    "bros": _boxes_of_floats,
+    "imagegpt": _clusters,
+    "layoutlmv3": _image_beside_text,
+    "mllama": _encoder_states,
+    "musicgen": _codebooks,
+    "musicgen_melody": _codebooks,
+    "shieldgemma2": _image_in_text,
+    "siglip2": _patches,
+    "trocr": _encoder_states,
+    "voxtral_realtime": _sound_beside_text,
 }
+"""Types that want other inputs, or more of them."""

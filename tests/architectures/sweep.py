@@ -132,7 +132,7 @@ def prove(model: ModelUnderTest, sample: Mapping[str, Any], heads_per_site: int 
             group = range(site.heads // site.kv_heads)
             with model.masked([(site.layer, head, site.stack) for head in group]):
                 masked = outputs(model.model, sample)
-            with _zeroed(*[(tensor, (slice(site.width),)) for tensor in value.parameters()]):
+            with _zeroed(*[(value, name, (slice(site.width),)) for name, _ in value.named_parameters()]):
                 _compare(masked, outputs(twin, sample), sample, f"heads of {site.name} are not its value rows zeroed")
             compared += 1
     if not _bits(outputs(model.model, sample), plain):
@@ -181,11 +181,9 @@ def _zeroed_columns(twin: nn.Module, model: ModelUnderTest, mask: Iterable[Any])
         yield
 
 
-def _columns(twin: nn.Module, site: Site, read: slice) -> tuple[Tensor, tuple[slice, ...]]:
+def _columns(twin: nn.Module, site: Site, read: slice) -> Place:
     module = _reader(twin, site)
-    if isinstance(module, Conv1D):
-        return module.weight, (read,)
-    return module.weight, (slice(None), read)
+    return module, "weight", (read,) if isinstance(module, Conv1D) else (slice(None), read)
 
 
 def _reader(twin: nn.Module, site: Site) -> Any:
@@ -221,18 +219,23 @@ def _value_projection(twin: nn.Module, site: Site) -> nn.Linear | None:
     return None
 
 
+Place = tuple[nn.Module, str, tuple[slice, ...]]
+
+
 @contextmanager
-def _zeroed(*places: tuple[Tensor, tuple[slice, ...]]) -> Iterator[None]:
-    """Parts of tensors set to zero for the length of the context."""
-    kept = [tensor.detach().clone() for tensor, _ in places]
-    with torch.no_grad():
-        for tensor, where in places:
-            tensor[where] = 0.0
-        try:
-            yield
-        finally:
-            for (tensor, _), before in reversed(list(zip(places, kept, strict=True))):
-                tensor.copy_(before)
+def _zeroed(*places: Place) -> Iterator[None]:
+    """Parts of parameters are zero for the length of the context: of these modules' own, were they tied to others'."""
+    kept = {(id(module), name): (module, name, getattr(module, name)) for module, name, _ in places}
+    try:
+        for module, name, parameter in kept.values():
+            setattr(module, name, nn.Parameter(parameter.detach().clone()))
+        with torch.no_grad():
+            for module, name, where in places:
+                getattr(module, name)[where] = 0.0
+        yield
+    finally:
+        for module, name, parameter in kept.values():
+            setattr(module, name, parameter)
 
 
 # -- the reviewed file -------------------------------------------------------------------------------------------------
@@ -317,9 +320,7 @@ def page() -> str:
         "",
         "## Cannot be built here",
         "",
-        *_table(
-            ["model type", "kinds", "reason"], _grouped(rows, "cannot be built here", lambda row: (row.reason,))
-        ),
+        *_table(["model type", "kinds", "reason"], _grouped(rows, "cannot be built here", lambda row: (row.reason,))),
         "",
     ]
     return "\n".join(lines)
