@@ -20,6 +20,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.modeling_utils import AttentionInterface
 
+from pytest_bertology.errors import InvalidGate
+
 _patching = threading.Lock()
 _SOFTMAX = {torch.softmax, torch.special.softmax, functional.softmax, Tensor.softmax}
 _ATTENTION = functional.scaled_dot_product_attention
@@ -57,8 +59,24 @@ class Call:
     """How many tokens attend, and are attended to."""
 
 
+COMBINED = 0
+"""The axis of heads in results (batch * heads, queries, keys), where they share the first axis with the batch."""
+TOKENS_FIRST = 2
+"""The axis of heads in results (batch, queries, heads, keys)."""
+
 Edit = Callable[[Call], Tensor | None]
 """Given a call, what the model is to see instead of its result; None for the result itself."""
+
+
+def scaled(call: Call, axis: int, gates: Tensor) -> Tensor:
+    """A call's result, each head multiplied by its gate (heads,)."""
+    result = call.result
+    gates = gates.to(result.device, result.dtype)
+    if result.shape[axis] % len(gates) or (axis != COMBINED and result.shape[axis] != len(gates)):
+        raise InvalidGate(f"{len(gates)} gates", f"one for each of the {result.shape[axis]} heads that attention has")
+    if axis == COMBINED:
+        return result * gates.repeat(result.shape[0] // len(gates)).reshape(-1, *(1,) * (result.ndim - 1))
+    return result * gates.reshape(-1, *(1,) * (result.ndim - 1 - axis))
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from pytest_bertology.errors import CannotGate, NoAttentionHeads
 from pytest_bertology.heads import HeadMap
 from pytest_bertology.models import stacks
 from pytest_bertology.models.attention import Call, Key, watched
-from pytest_bertology.models.ownership import Group, Owned, computes, owners
+from pytest_bertology.models.modules import computes
+from pytest_bertology.models.ownership import Group, Owned, owners
 from pytest_bertology.models.sites import Site
 from pytest_bertology.models.state import offloaded
 

@@ -1,33 +1,22 @@
 """Which module reads which head: switch heads off where attention is computed, and see what goes out with them.
 
 Needed where the numbers that attention returns do not reach a module as they are: a gate is multiplied to them on the
-way, or the model calls softmax itself and its heads' contexts are never seen by themselves. Head h of every attention
-layer is switched off in those runs in which bit k of h + 1 is set, so that log2(heads) runs tell all heads apart: in
-the input of the module that reads them, the numbers that are zero in exactly those runs, and as ever in the others,
-are the head's own. Before and after each layer everything is put back as it was in the plain run, so that layers do
-not blur one another.
+way, or the model calls softmax itself and its heads' contexts are never seen by themselves. In the input of the module
+that reads the heads, the numbers that are zero whenever a head is off, and as ever when it is not, are the head's own.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from pytest_bertology.errors import InvalidGate
-from pytest_bertology.models.attention import Call, Edit, Key, watched
-
-COMBINED = 0
-"""The axis of heads in results (batch * heads, queries, keys), where they share the first axis with the batch."""
-TOKENS_FIRST = 2
-"""The axis of heads in results (batch, queries, heads, keys)."""
+from pytest_bertology.models.attention import COMBINED, TOKENS_FIRST, Call, Key
+from pytest_bertology.models.modules import computes, feature_axis, is_linear
+from pytest_bertology.models.replay import OtherPath, Trace, Visit, coded_traces, plain_visits
 
 
 @dataclass(eq=False)
@@ -63,37 +52,6 @@ class Owned:
     feature_axis: int
 
 
-@dataclass
-class _Visit:
-    """One call of one module in the plain run."""
-
-    module: nn.Module
-    after: Key | None
-    """The attention call before it."""
-    inputs: dict[int | str, Tensor]
-
-
-@dataclass
-class _Trace:
-    """What one input did over the runs: which numbers were zero, and which as ever, in each."""
-
-    zero: list[Tensor] = field(default_factory=list)
-    same: list[Tensor] = field(default_factory=list)
-    scaled: bool = False
-    """Whether all of it was halved where all heads were."""
-
-
-def scaled(call: Call, axis: int, gates: Tensor) -> Tensor:
-    """A call's result, each head multiplied by its gate (heads,)."""
-    result = call.result
-    gates = gates.to(result.device, result.dtype)
-    if result.shape[axis] % len(gates) or (axis != COMBINED and result.shape[axis] != len(gates)):
-        raise InvalidGate(f"{len(gates)} gates", f"one for each of the {result.shape[axis]} heads that attention has")
-    if axis == COMBINED:
-        return result * gates.repeat(result.shape[0] // len(gates)).reshape(-1, *(1,) * (result.ndim - 1))
-    return result * gates.reshape(-1, *(1,) * (result.ndim - 1 - axis))
-
-
 def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group]) -> list[tuple[Group, Owned | str]]:
     """Who reads the heads of each group, or why no one can be said to.
 
@@ -101,7 +59,7 @@ def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group])
     no reader may belong together, like attention to a window and to a few tokens beyond it; or with those of other
     calls of the same module, like attention to one window after the other.
     """
-    visits = _plain(model, run)
+    visits = plain_visits(model, run)
     found: list[tuple[Group, Owned | str]] = []
     rest = [(replace(group, calls=[], frame=frozenset(call.key for call in group.calls)), "") for group in groups]
     for turn in range(max(len(group.calls) for group in groups)):
@@ -151,7 +109,7 @@ def _by_outer_call(rest: Sequence[tuple[Group, str]]) -> list[tuple[Group, str]]
 
 
 def _try(
-    model: nn.Module, run: Callable[[], object], groups: Sequence[Group], visits: Sequence[_Visit]
+    model: nn.Module, run: Callable[[], object], groups: Sequence[Group], visits: Sequence[Visit]
 ) -> list[Owned | str]:
     """Per group, who reads its heads under the first layout that shows a reader; else why the first does not."""
     found: dict[int, Owned | str] = {}
@@ -164,8 +122,8 @@ def _try(
         if not tried:
             break
         try:
-            traces = _coded(model, run, tried, visits)
-        except _OtherPath:
+            traces = coded_traces(model, run, tried, visits)
+        except OtherPath:
             for index in pending:
                 found.setdefault(index, "the model takes another path through its modules without them")
             break
@@ -193,101 +151,12 @@ def _axes(call: Call, batch: int) -> list[tuple[int, int]]:
     return axes
 
 
-def _plain(model: nn.Module, run: Callable[[], object]) -> list[_Visit]:
-    """Every call of every module in the plain run, with copies of what it received."""
-    visits: list[_Visit] = []
-    calls: list[Call] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = {key: value.clone() for key, value in _tensors(args, kwargs)}
-        visits.append(_Visit(module, calls[-1].key if calls else None, inputs))
-
-    with watched(model, calls), _hooked(model, note):
-        run()
-    return visits
-
-
-def _coded(
-    model: nn.Module,
-    run: Callable[[], object],
-    tried: Mapping[int, tuple[int, Mapping[Key, int]]],
-    visits: Sequence[_Visit],
-) -> dict[tuple[int, int | str], _Trace]:
-    """The runs with heads switched off by their binary codes; per visit and argument, what its numbers did."""
-    layouts = {key: (heads, axis) for heads, axes in tried.values() for key, axis in axes.items()}
-    bits = max(heads for heads, _ in tried.values()).bit_length()
-    traces: dict[tuple[int, int | str], _Trace] = {}
-    for bit in range(bits):
-
-        def off(call: Call, bit: int = bit) -> Tensor | None:
-            if call.key not in layouts:
-                return None
-            heads, axis = layouts[call.key]
-            codes = torch.arange(1, heads + 1)
-            return scaled(call, axis, ((codes >> bit) & 1 == 0).double())
-
-        _replay(model, run, off, visits, traces, layouts)
-
-    def half(call: Call) -> Tensor | None:
-        return call.result * 0.5 if call.key in layouts else None
-
-    halved: dict[tuple[int, int | str], _Trace] = {}
-    _replay(model, run, half, visits, halved, layouts)
-    for at, trace in traces.items():
-        trace.scaled = at in halved and halved[at].scaled
-    return traces
-
-
-def _replay(
-    model: nn.Module,
-    run: Callable[[], object],
-    edit: Edit,
-    visits: Sequence[_Visit],
-    traces: dict[tuple[int, int | str], _Trace],
-    layouts: Mapping[Key, tuple[int, int]],
-) -> None:
-    """One run with `edit`; modules that compute see what they saw in the plain run."""
-    count = 0
-    heads = {heads for heads, _ in layouts.values()}
-
-    def compare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal count
-        index, count = count, count + 1
-        if index >= len(visits) or visits[index].module is not module:
-            raise _OtherPath
-        new_args, new_kwargs = list(args), dict(kwargs)
-        for key, value in _tensors(args, kwargs):
-            before = visits[index].inputs.get(key)
-            if before is None or before.shape != value.shape:
-                raise _OtherPath
-            if value.ndim >= 2:
-                trace = traces.setdefault((index, key), _Trace())
-                axis = feature_axis(module)
-                trace.zero.append(_everywhere(value == 0, axis))
-                trace.same.append(_everywhere(value == before, axis))
-                trace.scaled = torch.equal(value, before * 0.5)
-            if computes(module) and not _apart(value, heads):
-                if isinstance(key, int):
-                    new_args[key] = before.clone()
-                else:
-                    new_kwargs[key] = before.clone()
-        return tuple(new_args), new_kwargs
-
-    calls: list[Call] = []
-    with watched(model, calls, edit), _hooked(model, compare):
-        run()
-
-
-class _OtherPath(Exception):
-    """The model took another path through its modules than in the plain run."""
-
-
 def _read(
     frame: Collection[Key],
     heads: int,
     axes: Mapping[Key, int],
-    visits: Sequence[_Visit],
-    traces: Mapping[tuple[int, int | str], _Trace],
+    visits: Sequence[Visit],
+    traces: Mapping[tuple[int, int | str], Trace],
 ) -> Owned | str:
     """What the traces say of one group under one layout."""
     unsure = any(axis == TOKENS_FIRST for axis in axes.values())
@@ -340,7 +209,7 @@ class _Receiver:
     """Whether what it receives is exactly proportional to the heads."""
 
 
-def _width(trace: _Trace, heads: int) -> int | None:
+def _width(trace: Trace, heads: int) -> int | None:
     """Numbers per head, where the input holds all heads side by side and in order, perhaps followed by others."""
     zero, same = torch.stack(trace.zero), torch.stack(trace.same)  # (bits, features)
     if not bool((zero | same).all()):
@@ -366,50 +235,3 @@ def _widths(owner: Sequence[int], heads: int) -> list[int]:
     if (last + 1) % heads == 0 and (last + 1) // heads not in widths:
         widths.append((last + 1) // heads)
     return widths
-
-
-def _everywhere(mask: Tensor, axis: int) -> Tensor:
-    """Per feature, whether it holds at all positions."""
-    return mask.movedim(axis, -1).flatten(0, -2).all(0)
-
-
-def _apart(value: Tensor, heads: Collection[int]) -> bool:
-    """Whether heads still have an axis of their own, (batch, tokens, heads, width): what reads them comes later."""
-    return value.ndim == 4 and value.shape[2] in heads
-
-
-def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[int | str, Tensor]]:
-    """The floating-point tensors among the arguments of a call."""
-    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for key, value in arguments:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            yield key, value
-
-
-def computes(module: nn.Module) -> bool:
-    """A leaf with weights: it does something to what it receives (a dropout or an identity does not)."""
-    return not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False))
-
-
-def is_linear(module: nn.Module) -> bool:
-    """A linear map over the last dimension."""
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def feature_axis(module: nn.Module) -> int:
-    """Along which dimension a module's features lie: the channels' for convolutions, else the last."""
-    return 1 if isinstance(module, nn.Conv1d | nn.Conv2d) else -1
-
-
-@contextmanager
-def _hooked(model: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """`hook` before every call of a module that this thread makes."""
-    thread = threading.get_ident()
-
-    def own(*call: Any) -> Any:
-        return hook(*call) if threading.get_ident() == thread else None
-
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(own, with_kwargs=True).remove)
-        yield

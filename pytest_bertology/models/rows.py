@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pytest_bertology.models.ownership import is_linear
+from pytest_bertology.models.modules import is_linear
 from pytest_bertology.models.sites import Site
 
 

@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from pytest_bertology.errors import InvalidGate, MaskNotApplied, SelfCheckFailed
 from pytest_bertology.heads import Head, HeadMap
-from pytest_bertology.models.attention import Call, Key, attention_calls, watched
+from pytest_bertology.models.attention import Call, Key, attention_calls, scaled, watched
 from pytest_bertology.models.gating import Gating
-from pytest_bertology.models.ownership import scaled
 from pytest_bertology.models.recomputation import check_recomputation
 from pytest_bertology.models.sampling import repeat_row
+from pytest_bertology.models.shares import Row, Seen, adds_up, first_result, first_row, share_of, tolerance
 from pytest_bertology.models.sites import Site
 
 _ROWS = 32
@@ -82,15 +81,6 @@ def output(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
     values = result.to_tuple() if hasattr(result, "to_tuple") else result
     values = values if isinstance(values, tuple) else (values,)
     return tuple(value for value in values if isinstance(value, Tensor) and value.is_floating_point())
-
-
-@dataclass
-class _Seen:
-    """What one call of a projection received before its gate and behind it, and what it returned."""
-
-    offered: Tensor
-    received: Tensor | None = None
-    returned: Tensor | None = None
 
 
 @dataclass
@@ -195,12 +185,12 @@ class _Proof:
                 for gate in gates:
                     gate[row + 1, head : head + 1] = 0.0
             rows = len(group) + 1
-            seen = self._watch(gates, repeat_row(self.model, rows), partial(_first_row, rows))
+            seen = self._watch(gates, repeat_row(self.model, rows), partial(first_row, rows))
             for site in self.sites:
                 for at in seen[id(site)]:
                     for row, head in enumerate(group):
                         if head < site.heads:
-                            self._check_head(site, head, at, _Row(site, row + 1, rows), at, 0)
+                            self._check_head(site, head, at, Row(site, row + 1, rows), at, 0)
 
     def _check_one_by_one(self) -> None:
         """One head masked at every projection, each of which is offered what it received in the plain model."""
@@ -213,16 +203,16 @@ class _Proof:
             for site in self.sites:
                 if head < site.heads:
                     for at, before in zip(seen[id(site)], plain[id(site)], strict=True):
-                        self._check_head(site, head, at, _Row(site, 0, 1), before, 0)
+                        self._check_head(site, head, at, Row(site, 0, 1), before, 0)
 
     def _watch(
         self,
         gates: Sequence[Tensor],
         inputs: Mapping[str, Any] | None,
         offer: Callable[[Site, int, Tensor], Tensor] | None,
-    ) -> dict[int, list[_Seen]]:
+    ) -> dict[int, list[Seen]]:
         """Run gated; per site, what each call of its projection saw. `offer` says what it is to be offered."""
-        seen: dict[int, list[_Seen]] = {id(site): [] for site in self.sites}
+        seen: dict[int, list[Seen]] = {id(site): [] for site in self.sites}
         calls: list[Call] = []
         with ExitStack() as stack:
             stack.enter_context(self.gating.gated(gates))
@@ -240,7 +230,7 @@ class _Proof:
         self,
         site: Site,
         calls: list[Call],
-        seen: list[_Seen],
+        seen: list[Seen],
         offer: Callable[[Site, int, Tensor], Tensor] | None,
     ) -> list[Any]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -248,14 +238,14 @@ class _Proof:
             if site.found == "interface":
                 self._check_arrival(site, arrived, calls)
             offered = arrived if offer is None else offer(site, len(seen), arrived)
-            seen.append(_Seen(offered))
+            seen.append(Seen(offered))
             return site.replaced(args, kwargs, offered)
 
         def behind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen[-1].received = site.context(args, kwargs)
 
         def after(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-            seen[-1].returned = _first(result)
+            seen[-1].returned = first_result(result)
 
         return [
             site.projection.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
@@ -272,7 +262,7 @@ class _Proof:
         if not torch.equal(context.reshape(arrived.shape), arrived):
             raise self._failed(site.name, "what it receives is not attention's result")
 
-    def _check_head(self, site: Site, head: int, at: _Seen, row: _Row, before: _Seen, open_row: int) -> None:
+    def _check_head(self, site: Site, head: int, at: Seen, row: Row, before: Seen, open_row: int) -> None:
         """With this head masked, its slice arrives as zeros and its share is gone from what leaves.
 
         `before`, in row `open_row`, is the same with all gates open.
@@ -290,10 +280,10 @@ class _Proof:
             )
         open_ = replace(row, row=open_row).of(before.returned).double()
         difference = open_ - row.of(at.returned).double()
-        share = _share(site, head, at.offered, row).double()
+        share = share_of(site, head, at.offered, row).double()
         scale = float(open_.abs().max()) + float(share.abs().max())
-        if float((difference - share).abs().max()) > _tolerance(at.returned.dtype) * (scale or 1.0):
-            if _adds_up(site.projection):
+        if float((difference - share).abs().max()) > tolerance(at.returned.dtype) * (scale or 1.0):
+            if adds_up(site.projection):
                 raise self._failed(
                     site.name,
                     f"masking {name} does not change the projection's output by that head's share (context times "
@@ -401,67 +391,6 @@ def _counter(fired: list[int], index: int) -> Any:
         fired.append(index)
 
     return count
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One example of a batch of `rows`, in what a projection receives or returns."""
-
-    site: Site
-    row: int
-    rows: int
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """(…, features) of this example alone."""
-        return _by_row(self.site, tensor, self.rows)[self.row]
-
-
-def _by_row(site: Site, tensor: Tensor, rows: int) -> Tensor:
-    """(rows, …, features): the examples of a batch apart."""
-    tensor = tensor.movedim(site.feature_axis, -1)
-    if rows == 1:
-        return tensor.unsqueeze(0)
-    tensor = tensor.movedim(site.batch_axis, 0)
-    if tensor.shape[0] != rows and (not site.flattened or tensor.shape[0] % rows):
-        raise InvalidGate(f"{rows} examples", f"examples apart at {site.name}, which receives {tuple(tensor.shape)}")
-    return tensor.reshape(rows, -1, *tensor.shape[1:])
-
-
-def _first_row(rows: int, site: Site, index: int, offered: Tensor) -> Tensor:
-    """What the first example has, for every example."""
-    moved = offered.movedim(site.feature_axis, -1).movedim(site.batch_axis, 0)
-    first = _by_row(site, offered, rows)[:1]
-    same = first.expand(rows, *first.shape[1:]).reshape(moved.shape)
-    return same.movedim(0, site.batch_axis).movedim(-1, site.feature_axis).contiguous()
-
-
-def _share(site: Site, head: int, offered: Tensor, row: _Row) -> Tensor:
-    """What this head alone adds to the projection's output in one row: its context times its columns."""
-    read = site.slice(head)
-    weight = getattr(site.projection, "weight", None)
-    if isinstance(weight, Tensor) and not weight.is_meta:
-        if type(site.projection) is nn.Linear:
-            return torch.matmul(row.of(offered)[..., read], weight[:, read].T)
-        if isinstance(site.projection, Conv1D):
-            return torch.matmul(row.of(offered)[..., read], weight[read])
-    alone = torch.zeros_like(offered)
-    alone.movedim(site.feature_axis, -1)[..., read] = offered.movedim(site.feature_axis, -1)[..., read]
-    forward = site.projection.forward
-    return row.of(_first(forward(alone)) - _first(forward(torch.zeros_like(alone))))
-
-
-def _adds_up(module: nn.Module) -> bool:
-    """Whether a module is known to be linear, so that its output is the sum of the heads' shares."""
-    return type(module) is nn.Linear or isinstance(module, Conv1D)
-
-
-def _first(result: Any) -> Tensor:
-    tensor: Tensor = result[0] if isinstance(result, tuple) else result
-    return tensor
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 5e-2)
 
 
 def _equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:

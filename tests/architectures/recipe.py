@@ -31,7 +31,7 @@ BATCH, LENGTH, DECODER_LENGTH, OTHER_LENGTH, PADDED = 2, 10, 7, 5, 3
 """Rows, tokens, target tokens, positions that a decoder without an encoder attends to, padding of the second row."""
 HEADS, KV_HEADS, HEAD_SIZE, WIDTH, INNER, VOCABULARY, LABELS = 6, 2, 16, 96, 80, 128, 3
 WORDS = (10, 95)
-"""Ids drawn as text: above the usual special tokens, below those that `_small` moves into the vocabulary."""
+"""Ids drawn as text: above the usual special tokens, below those that `_small` puts into the vocabulary."""
 KINDS = {
     "sequence-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION",
     "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION",
@@ -66,8 +66,9 @@ def build(entry: Entry, layers: int = 2) -> tuple[PreTrainedModel, dict[str, Any
     Text is a batch of two, the second row shorter and padded on the right. `layers` counts those of each stack; models
     of several stages have one or two layers in each. Raises CannotBuild, and leaves the random state as it was.
     """
+    names = _classes(entry.kind)[entry.model_type]
+    cls = getattr(transformers, names if isinstance(names, str) else names[0])
     try:
-        cls = _model_class(entry)
         config = _configuration(entry, cls, layers)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -84,11 +85,6 @@ def build(entry: Entry, layers: int = 2) -> tuple[PreTrainedModel, dict[str, Any
 
 def _classes(kind: str) -> dict[str, str | tuple[str, ...]]:
     return getattr(modeling_auto, f"{KINDS[kind]}_MAPPING_NAMES")
-
-
-def _model_class(entry: Entry) -> type[PreTrainedModel]:
-    names = _classes(entry.kind)[entry.model_type]
-    return getattr(transformers, names if isinstance(names, str) else names[0])
 
 
 BROKEN = dict.fromkeys(
@@ -157,7 +153,7 @@ def _small(name: str, value: Any, default: Any, layers: int) -> Any:
         return 0 if name == "pad_token_id" else 100 + sum(map(ord, name)) % 20
     if default is None:
         return None
-    return layers if name in LAYERS else SIZES.get(name)
+    return layers if name in LAYERS.split() else SIZES.get(name)
 
 
 def _pattern(names: Iterable[str], layers: int) -> list[str]:
@@ -170,88 +166,45 @@ def _each(*names: str) -> Callable[[int], list[str]]:
     return lambda layers: _pattern(names, layers)
 
 
-def _named(value: int, names: str) -> dict[str, int]:
-    return dict.fromkeys(names.split(), value)
-
-
-LAYERS = """num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers depth
-    num_encoder_layers encoder_num_hidden_layers decoder_num_hidden_layers num_entity_layers speech_encoder_layers
-    t2u_encoder_layers t2u_decoder_layers num_blocks""".split()
 PATTERNS = ("layer_types", "mlp_layer_types", "layers_block_type", "block_types")
 """Fields with a name per layer."""
-KV_NAMES = """num_key_value_heads encoder_num_key_value_heads decoder_num_key_value_heads swa_num_key_value_heads
-    num_kv_heads""".split()
-SIZES: dict[str, int] = {
-    **_named(
-        WIDTH,
-        """hidden_size d_model n_embd dim emb_dim embed_dim d_embed decoder_hidden_size word_embed_proj_dim
-        encoder_hidden_dim encoder_hidden_size n_embed adapter_hidden_size text_hidden_size projection_dim
-        projection_size output_hidden_size pooler_output_size vision_hidden_size audio_hidden_size embedding_size
-        backbone_hidden_size hidden_size_global adapter_in_dim adapter_out_dim adapter_input_size out_hidden_size
-        output_dim ext_pw_out_channel depthwise_separable_out_channel""",
-    ),
-    **_named(
-        HEADS,
-        """num_attention_heads num_heads n_head n_heads encoder_attention_heads decoder_attention_heads
-        attention_heads decoder_num_attention_heads encoder_num_attention_heads num_encoder_attention_heads
-        num_decoder_attention_heads swa_num_attention_heads num_self_attention_heads num_cross_attention_heads
-        speech_encoder_attention_heads t2u_encoder_attention_heads t2u_decoder_attention_heads""",
-    ),
-    **_named(
-        HEAD_SIZE,
-        """head_dim d_kv kv_channels attention_head_dim attention_head_size d_head swa_head_dim v_head_dim
-        global_head_dim kv_lora_rank qk_nope_head_dim o_lora_rank index_head_dim linear_key_head_dim
-        linear_value_head_dim linear_head_dim mamba_d_head mamba_head_dim mamba_headdim mamba_chunk_size
-        query_pre_attn_scalar max_source_positions num_mel_bins feature_projection_input_dim""",
-    ),
-    **_named(
-        INNER,
-        """intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim mlp_dim ffn_hidden_size d_inner
-        decoder_intermediate_size dense_intermediate_size intermediate_size_mlp encoder_intermediate_size
-        prefix_dense_intermediate_size hidden_dim dff dim_ff feed_forward_size speech_encoder_intermediate_size
-        t2u_encoder_ffn_dim t2u_decoder_ffn_dim""",
-    ),
-    **_named(
-        VOCABULARY,
-        """vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size decoder_vocab_size audio_vocab_size
-        t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size pronunciation_vocab_size shape_vocab_size""",
-    ),
-    **_named(
-        64,
-        """max_position_embeddings n_positions n_ctx max_target_positions max_seq_len max_2d_position_embeddings
+LAYERS = """num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers
+    num_decoder_layers speech_encoder_layers t2u_encoder_layers t2u_decoder_layers num_blocks depth"""
+KV_NAMES = ("num_key_value_heads", "swa_num_key_value_heads", "num_kv_heads")
+NAMES: dict[int, str] = {
+    WIDTH: """hidden_size d_model n_embd dim emb_dim embed_dim decoder_hidden_size encoder_hidden_size projection_dim
+        audio_hidden_size embedding_size backbone_hidden_size hidden_size_global adapter_in_dim adapter_out_dim
+        adapter_input_size out_hidden_size output_dim ext_pw_out_channel depthwise_separable_out_channel""",
+    HEADS: """num_attention_heads num_heads n_head n_heads encoder_attention_heads decoder_attention_heads
+        attention_heads num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads
+        num_self_attention_heads num_cross_attention_heads speech_encoder_attention_heads
+        t2u_encoder_attention_heads t2u_decoder_attention_heads""",
+    HEAD_SIZE: """head_dim d_kv kv_channels attention_head_size d_head swa_head_dim v_head_dim kv_lora_rank
+        qk_nope_head_dim o_lora_rank index_head_dim linear_key_head_dim linear_value_head_dim linear_head_dim
+        mamba_d_head mamba_head_dim mamba_chunk_size query_pre_attn_scalar max_source_positions num_mel_bins
+        feature_projection_input_dim dim_head rel_extent""",
+    INNER: """intermediate_size ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim mlp_dim ffn_hidden_size d_inner
+        dense_intermediate_size intermediate_size_mlp hidden_dim dff dim_ff feed_forward_size
+        speech_encoder_intermediate_size t2u_encoder_ffn_dim t2u_decoder_ffn_dim""",
+    VOCABULARY: """vocab_size vocab_size_per_layer_input src_vocab_size tgt_vocab_size audio_vocab_size t2u_vocab_size
+        char_vocab_size unit_hifi_gan_vocab_size pronunciation_vocab_size shape_vocab_size""",
+    64: """max_position_embeddings n_positions n_ctx max_target_positions max_seq_len max_2d_position_embeddings
         max_encoder_position_embeddings max_decoder_position_embeddings num_hash_buckets num_position_embeddings""",
-    ),
-    **_named(
-        32,
-        """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size
+    32: """moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size
         moe_shared_expert_intermediate_size shared_experts_intermediate_size classifier_proj_size image_size
         q_lora_rank entity_emb_size entity_vocab_size downsample_hidden_size nemo_conv_channels output_channels""",
-    ),
-    **_named(24, "qk_head_dim"),
-    **_named(12, "mamba_n_heads mamba_num_heads"),
-    **_named(
-        8,
-        """qk_rope_head_dim index_topk mamba_d_state state_size ssm_state_size patch_size laurel_rank
+    12: "mamba_n_heads mamba_num_heads",
+    8: """qk_rope_head_dim index_topk mamba_d_state state_size ssm_state_size patch_size laurel_rank
         hidden_size_per_layer_input num_conv_pos_embeddings keep_window_size""",
-    ),
-    **_named(
-        4,
-        """num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads zero_expert_num
+    4: """num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads zero_expert_num
         num_conv_pos_embedding_groups mamba_d_conv sliding_window sliding_window_size attention_window
         attention_window_size attention_chunk_size window_size local_attention local_attention_window_len""",
-    ),
-    **_named(
-        2,
-        """num_experts_per_tok num_experts_per_token moe_k moe_topk top_k_experts index_n_heads linear_num_heads
-        linear_num_key_heads n_mamba_heads mamba_expand global_attn_every_n_layers""",
-    ),
-    **_named(
-        1,
-        """n_group topk_group n_groups num_expert_group n_shared_experts num_shared_experts
-        moe_num_shared_experts""",
-    ),
-    **_named(0, "num_mtp_modules num_nextn_predict_layers max_window_layers num_kv_shared_layers"),
+    2: """num_experts_per_tok moe_k moe_topk index_n_heads linear_num_heads linear_num_key_heads n_mamba_heads
+        mamba_expand global_attn_every_n_layers""",
+    1: "n_group topk_group n_groups n_shared_experts num_shared_experts moe_num_shared_experts",
+    0: "num_nextn_predict_layers max_window_layers num_kv_shared_layers",
 }
+SIZES = {name: size for size, names in NAMES.items() for name in names.split()}
 """What these fields are in every configuration that gives them a number of its own."""
 
 SECTIONS = [2, 3, 3]
@@ -285,6 +238,8 @@ OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 192},
     "funnel": {"block_sizes": lambda layers: [1] * layers, "num_decoder_layers": 1},
     "gemma3n_text": {"intermediate_size": INNER},
+    "gemma4_text": {"global_head_dim": 24},
+    "gemma4_unified_text": {"global_head_dim": 24},
     "gpt_neo": {"attention_types": lambda layers: [[_pattern(["global", "local"], layers), 1]]},
     "gptj": {"rotary_dim": 8},
     "granitemoehybrid": {"layer_types": _each("linear_attention", "full_attention")},
@@ -402,11 +357,12 @@ def _inputs(entry: Entry, model: PreTrainedModel) -> dict[str, Any]:
         inputs = _sound(model, draw)
     else:
         inputs = _text(entry, model, draw)
-    more = MORE.get(entry.model_type)
-    return more(model, inputs, draw) if more else inputs
+    return inputs | _more(entry.model_type, model.config, inputs, draw)
 
 
 def _image(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
+    if model.config.model_type == "imagegpt":  # reads clusters of colours
+        return {"input_ids": _ids(LENGTH, draw)}
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", 64)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
@@ -428,7 +384,7 @@ def _sound(model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
 
 def _text(entry: Entry, model: PreTrainedModel, draw: Generator) -> dict[str, Any]:
     config, known = model.config, inspect.signature(model.forward).parameters
-    length = 2 * LENGTH if config.model_type in LONGER else LENGTH
+    length = 2 * LENGTH if getattr(config, "attention_type", None) == "block_sparse" else LENGTH  # else it turns dense
     inputs = _padded(_ids(length, draw), getattr(config.get_text_config(), "pad_token_id", None))
     ids = inputs["input_ids"]
     if entry.kind == "sequence-classification" and config.is_encoder_decoder:  # these read where the text ends
@@ -450,65 +406,33 @@ def _padded(ids: Tensor, padding: int | None) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": attention}
 
 
-def _boxes_of_floats(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    return inputs | {"bbox": inputs["bbox"] / 16}
-
-
-def _clusters(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    return {"input_ids": _ids(LENGTH, draw)}
-
-
-def _codebooks(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    return inputs | {"input_ids": _ids(LENGTH, draw, BATCH * model.config.num_codebooks)}
-
-
-def _encoder_states(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    name = "cross_attention_states" if model.config.model_type == "mllama_text_model" else "encoder_hidden_states"
-    return inputs | {name: torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)}
-
-
-def _image_beside_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    size = model.config.input_size
-    return inputs | {"pixel_values": torch.randn(BATCH, 3, size, size, generator=draw)}
-
-
-def _image_in_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    ids, config = _ids(LENGTH, draw), model.config
-    ids[:, : config.mm_tokens_per_image] = config.image_token_index
-    kinds = (ids == config.image_token_index).long()
-    return inputs | _padded(ids, config.text_config.pad_token_id) | {"token_type_ids": kinds}
-
-
-def _patches(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    config = model.config.vision_config
-    patches = torch.randn(BATCH, config.num_patches, config.num_channels * config.patch_size**2, generator=draw)
-    mask = torch.ones(BATCH, config.num_patches, dtype=torch.long)
-    mask[1, -4:] = 0
-    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[4, 4], [3, 4]])}
-
-
-def _sound_beside_text(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    bins, frames = model.config.audio_config.num_mel_bins, 2 * model.config.downsample_factor * LENGTH
-    return inputs | {"input_features": torch.randn(BATCH, bins, frames, generator=draw)}
-
-
-def _without_cache(model: PreTrainedModel, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
-    return inputs | {"use_cache": False}
-
-
-LONGER = ("big_bird", "bigbird_pegasus")
-"""Types whose sparse attention would turn into the usual one on short text."""
-MORE: dict[str, Callable[[PreTrainedModel, dict[str, Any], Generator], dict[str, Any]]] = {
-    "blt": _without_cache,
-    "bros": _boxes_of_floats,
-    "imagegpt": _clusters,
-    "layoutlmv3": _image_beside_text,
-    "mllama": _encoder_states,
-    "musicgen": _codebooks,
-    "musicgen_melody": _codebooks,
-    "shieldgemma2": _image_in_text,
-    "siglip2": _patches,
-    "trocr": _encoder_states,
-    "voxtral_realtime": _sound_beside_text,
-}
-"""Types that want other inputs, or more of them."""
+def _more(model_type: str, config: PreTrainedConfig, inputs: dict[str, Any], draw: Generator) -> dict[str, Any]:
+    """What this type wants besides, or instead."""
+    match model_type:
+        case "blt":  # its configuration has no layers to make a cache for
+            return {"use_cache": False}
+        case "bros":
+            return {"bbox": inputs["bbox"] / 16}
+        case "layoutlmv3":
+            return {"pixel_values": torch.randn(BATCH, 3, config.input_size, config.input_size, generator=draw)}
+        case "mllama":
+            return {"cross_attention_states": torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)}
+        case "musicgen" | "musicgen_melody":
+            return {"input_ids": _ids(LENGTH, draw, BATCH * config.num_codebooks)}
+        case "shieldgemma2":
+            ids = _ids(LENGTH, draw)
+            ids[:, : config.mm_tokens_per_image] = config.image_token_index
+            image = (ids == config.image_token_index).long()
+            return _padded(ids, config.text_config.pad_token_id) | {"token_type_ids": image}
+        case "siglip2":
+            vision, mask = config.vision_config, torch.ones(BATCH, config.vision_config.num_patches, dtype=torch.long)
+            mask[1, -4:] = 0
+            pixels = torch.randn(*mask.shape, vision.num_channels * vision.patch_size**2, generator=draw)
+            sides = torch.tensor([[4, 4], [3, 4]])
+            return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": sides}
+        case "trocr":
+            return {"encoder_hidden_states": torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)}
+        case "voxtral_realtime":
+            shape = (config.audio_config.num_mel_bins, 2 * config.downsample_factor * LENGTH)
+            return {"input_features": torch.randn(BATCH, *shape, generator=draw)}
+    return {}
