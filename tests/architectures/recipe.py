@@ -209,9 +209,8 @@ SIZES = {name: size for size, names in NAMES.items() for name in names.split()}
 
 SECTIONS = [2, 3, 3]
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
-ZAMBA = {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers} | {
-    "num_hidden_layers": lambda layers: 2 * layers  # its hybrid layers share weights: there must be two
-}
+ZAMBA = {"num_hidden_layers": lambda layers: 2 * layers}  # its hybrid layers share weights: there must be two of them
+ZAMBA |= {"layers_block_type": lambda layers: ["linear_attention", "hybrid"] * layers}
 BLOCKS = {"block_size": 2, "num_random_blocks": 1}
 SOUND = {"conv_dim": (32, 32), "conv_kernel": (10, 3), "conv_stride": (5, 2)}
 SWIN = {"embed_dim": 48, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "patch_size": 4}
@@ -242,6 +241,8 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": {"global_head_dim": 24},
     "gpt_neo": {"attention_types": lambda layers: [[_pattern(["global", "local"], layers), 1]]},
     "gptj": {"rotary_dim": 8},
+    "granite_speech": {"window_size": 15},
+    "granite_speech_plus": {"window_size": 15},
     "granitemoehybrid": {"layer_types": _each("linear_attention", "full_attention")},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 6},
     "laguna": {"num_attention_heads_per_layer": lambda layers: [HEADS] * layers},
@@ -417,7 +418,10 @@ def _more(model_type: str, config: PreTrainedConfig, inputs: dict[str, Any], dra
             return {"pixel_values": torch.randn(BATCH, 3, config.input_size, config.input_size, generator=draw)}
         case "mllama":
             return {"cross_attention_states": torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)}
-        case "musicgen" | "musicgen_melody":
+        case "musicgen":
+            states = torch.randn(BATCH, OTHER_LENGTH, WIDTH, generator=draw)
+            return {"input_ids": _ids(LENGTH, draw, BATCH * config.num_codebooks), "encoder_hidden_states": states}
+        case "musicgen_melody":
             return {"input_ids": _ids(LENGTH, draw, BATCH * config.num_codebooks)}
         case "shieldgemma2":
             ids = _ids(LENGTH, draw)
