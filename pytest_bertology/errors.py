@@ -170,7 +170,7 @@ class CannotSample(BertologyError):
         self.architecture = architecture
         self.reason = reason
         super().__init__(
-            f"cannot make up inputs for a dry run of {architecture}: {reason}. "
+            f"{architecture} cannot be run to find its heads: {reason}. "
             "Give load_model(..., sample={...}), the keyword inputs of one forward pass."
         )
 

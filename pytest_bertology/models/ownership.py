@@ -8,7 +8,7 @@ that reads the heads, the numbers that are zero whenever a head is off, and as e
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +28,11 @@ class Group:
     batch: int
     frame: frozenset[Key] = frozenset()
     """All attention calls of that call of the module; what comes after them may read these heads."""
+
+    @property
+    def outer(self) -> int:
+        """The call of the module around that."""
+        return self.calls[0].outer if self.calls else -1
 
     def layouts(self) -> Iterator[tuple[int, Mapping[Key, int]]]:
         """How many heads there may be, and along which axis of each call's result."""
@@ -60,8 +65,10 @@ def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group])
     calls of the same module, like attention to one window after the other.
     """
     visits = plain_visits(model, run)
-    found: list[tuple[Group, Owned | str]] = []
-    rest = [(replace(group, calls=[], frame=frozenset(call.key for call in group.calls)), "") for group in groups]
+    found: _Results = []
+    rest: _Results = [
+        (replace(group, calls=[], frame=frozenset(call.key for call in group.calls)), "") for group in groups
+    ]
     for turn in range(max(len(group.calls) for group in groups)):
         at = [index for index, group in enumerate(groups) if turn < len(group.calls)]
         single = [replace(rest[index][0], calls=[groups[index].calls[turn]]) for index in at]
@@ -71,39 +78,42 @@ def owners(model: nn.Module, run: Callable[[], object], groups: Sequence[Group])
             else:
                 rest[index][0].calls.extend(group.calls)
                 rest[index] = (rest[index][0], rest[index][1] or owned)
-    for together in (_as_they_are, _by_outer_call):
-        merged = together(rest)
-        solved: set[Key] = set()
-        for (group, _), owned in zip(merged, _try(model, run, [group for group, _ in merged], visits), strict=True):
-            if isinstance(owned, Owned):
-                found.append((group, owned))
-                solved |= {call.key for call in group.calls}
-        rest = [(group, reason) for group, reason in rest if group.calls and group.calls[0].key not in solved]
-    return [*found, *rest]
+    several = [group for group, _ in rest if len(group.calls) > 1]
+    found += _solved(several, _try(model, run, several, visits))
+    rest = _unsolved(rest, found)
+    # Where windows were switched off at once, the last may have seemed to be read alone: it goes with those unsolved.
+    beside = [group for group, _ in (*found, *rest) if group.outer in {group.outer for group, _ in rest}]
+    joined = _joined(beside)
+    solved = _solved(joined, _try(model, run, joined, visits))
+    found = _unsolved(found, solved) + solved
+    return [*found, *_unsolved(rest, solved)]
 
 
-def _as_they_are(rest: Sequence[tuple[Group, str]]) -> list[tuple[Group, str]]:
-    """Groups of several calls, which were tried one by one before."""
-    return [(group, reason) for group, reason in rest if len(group.calls) > 1]
+_Results = list[tuple[Group, Owned | str]]
 
 
-def _by_outer_call(rest: Sequence[tuple[Group, str]]) -> list[tuple[Group, str]]:
-    """Groups joined that were made in the same call of the module around theirs."""
-    joined: dict[int, list[tuple[Group, str]]] = {}
-    for group, reason in rest:
-        if group.calls:
-            joined.setdefault(group.calls[0].outer, []).append((group, reason))
+def _solved(groups: Sequence[Group], owners: Sequence[Owned | str]) -> _Results:
+    return [(group, owned) for group, owned in zip(groups, owners, strict=True) if isinstance(owned, Owned)]
+
+
+def _unsolved(results: Iterable[tuple[Group, Owned | str]], solved: _Results) -> _Results:
+    """The results whose calls are not among those solved."""
+    keys = {call.key for group, _ in solved for call in group.calls}
+    return [(group, owned) for group, owned in results if group.calls and group.calls[0].key not in keys]
+
+
+def _joined(groups: Iterable[Group]) -> list[Group]:
+    """Groups made in the same call of the module around theirs, as one."""
+    by_outer: dict[int, list[Group]] = {}
+    for group in groups:
+        by_outer.setdefault(group.outer, []).append(group)
     return [
-        (
-            Group(
-                same[0][0].module,
-                [call for group, _ in same for call in group.calls],
-                same[0][0].batch,
-                frozenset().union(*(group.frame for group, _ in same)),
-            ),
-            same[0][1],
+        replace(
+            same[0],
+            calls=[call for group in same for call in group.calls],
+            frame=frozenset[Key]().union(*(group.frame for group in same)),
         )
-        for same in joined.values()
+        for same in by_outer.values()
         if len(same) > 1
     ]
 

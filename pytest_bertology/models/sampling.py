@@ -14,6 +14,8 @@ from pytest_bertology.errors import CannotSample
 from pytest_bertology.models.state import input_device
 
 _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+_CHARACTERS = 128
+"""Ids of a model without a vocabulary, which reads characters (CANINE)."""
 _FRAMES = 40
 """Frames of sound features, where the model does not fix their number."""
 _SOUND = 4000
@@ -122,8 +124,10 @@ def _vocabulary(model: PreTrainedModel) -> int:
     sizes = [getattr(config, "vocab_size", None) for config in _configs(model.config)]
     size = next((size for size in sizes if isinstance(size, int)), None)
     if size is None:
-        embedding = model.get_input_embeddings()
-        size = getattr(embedding, "num_embeddings", None)
+        try:
+            size = getattr(model.get_input_embeddings(), "num_embeddings", None)
+        except NotImplementedError:
+            size = _CHARACTERS
     if not isinstance(size, int) or size < 2:
         raise CannotSample(type(model).__name__, f"its configuration has vocab_size={size!r}")
     return size
@@ -189,7 +193,7 @@ def _dtype(value: Tensor, model: PreTrainedModel) -> torch.dtype:
 
 def _ordinary_ids(config: Any, vocabulary: int, length: int) -> Tensor:
     """`length` different token ids that are not special, where the vocabulary allows it."""
-    special = {getattr(config, name, None) for name in _SPECIAL}
+    special = [getattr(config, name, None) for name in _SPECIAL]
     flat = {i for value in special if value is not None for i in (value if isinstance(value, list) else [value])}
     ordinary = [i for i in range(min(vocabulary, 4096)) if i not in flat] or list(range(vocabulary))
     order = torch.randperm(len(ordinary), generator=torch.Generator().manual_seed(0))

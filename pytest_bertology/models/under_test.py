@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_bertology.errors import BertologyWarning, CannotSample, InvalidGate, MaskOfAnotherModel, NoTokenizer
+from pytest_bertology.errors import (
+    BertologyError,
+    BertologyWarning,
+    CannotSample,
+    InvalidGate,
+    MaskOfAnotherModel,
+    NoTokenizer,
+)
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
-from pytest_bertology.models.discovery import discover
+from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
 from pytest_bertology.models.sampling import make_sample
 from pytest_bertology.models.selfcheck import SelfCheck, self_check
@@ -67,7 +75,7 @@ class ModelUnderTest:
         self._compiled = compiled or compiling.compiled(model)
         modules = [id(module) for module in model.modules()]
         with state.evaluating(model), compiling.eager(self._compiled):
-            discovery = discover(model, inputs)
+            discovery = self._discover(inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
             self.ungated, self.not_run = discovery.ungated, discovery.not_run
             self._gating = Gating(model, self.sites, compiled=self._compiled)
@@ -80,6 +88,16 @@ class ModelUnderTest:
         if [id(module) for module in model.modules()] != modules:
             reason = "it exchanged modules of its own while it ran on the sample (one too short for it, perhaps)"
             raise CannotSample(type(model).__name__, reason)
+
+    def _discover(self, inputs: Mapping[str, Any]) -> Discovery:
+        try:
+            return discover(self.model, inputs)
+        except BertologyError:
+            raise
+        except Exception as error:
+            whose = "inputs made up from its configuration" if self._sample is None else "the sample given"
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+            raise CannotSample(type(self.model).__name__, f"it fails on {whose} ({reason})") from error
 
     def __repr__(self) -> str:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"

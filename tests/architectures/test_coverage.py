@@ -20,10 +20,11 @@ ALL = os.environ.get("BERTOLOGY_COVERAGE") == "all"
 SAMPLE = [
     Entry(model_type, kind)
     for kind, types in {
-        "sequence-classification": "albert bart bert bloom deberta-v2 esm falcon funnel longformer mamba mpt qwen2_moe",
+        "sequence-classification": "albert bart bert bloom deberta-v2 esm falcon funnel longformer mpt qwen2_moe",
         "token-classification": "big_bird bros convbert diffllama fnet gpt_neox lilt roformer squeezebert xlnet",
-        "masked-lm": "bitnet ibert layoutlm modernbert mpnet nystromformer perceiver rembert tapas xlm",
-        "causal-lm": "afmoe codegen deepseek_v3 doge gemma3_text gptj gpt_oss jamba jetmoe olmo2 phi3 prophetnet qwen3_next",
+        "masked-lm": "ibert layoutlm modernbert mpnet nystromformer perceiver rembert tapas xlm",
+        "causal-lm": "afmoe bitnet codegen deepseek_v3 doge gemma3_text gptj gpt_oss jamba jetmoe mamba olmo2 phi3 "
+        "prophetnet qwen3_next",
         "seq2seq-lm": "fsmt led longt5 m2m_100 pegasus_x t5 t5gemma",
         "image-classification": "beit cvt data2vec-vision levit mobilevit pvt resnet segformer swin vit",
         "audio-classification": "audio-spectrogram-transformer sew-d wav2vec2 wavlm whisper",

@@ -396,3 +396,28 @@ def test_a_model_that_exchanges_its_modules_on_the_sample_is_refused():
 
     with pytest.raises(CannotSample, match="exchanged modules of its own"):
         load_model(live, sample={"input_ids": torch.tensor([[7, 8, 9, 10, 11]])})
+
+
+def test_a_model_that_fails_on_made_up_inputs_says_so_and_asks_for_others():
+    model = Known("BrosForTokenClassification", TEXT, ()).model()
+
+    with pytest.raises(CannotSample, match=r"fails on inputs made up.*You have to specify bbox.*sample="):
+        load_model(model)
+
+
+def test_a_model_that_fails_on_the_given_sample_says_so():
+    with pytest.raises(CannotSample, match=r"fails on the sample given \(IndexError"):
+        load_model(KNOWN[4].model(), sample={"input_ids": torch.tensor([[10**6]])})
+
+
+def test_several_end_tokens_are_no_obstacle():
+    model = Known("LlamaForCausalLM", {**DECODER, "eos_token_id": [2, 3]}, ()).model()
+
+    assert load_model(model).heads.per_layer == (4, 4)
+
+
+def test_a_model_of_characters_without_a_vocabulary_is_sampled():
+    config = {**TEXT, "local_transformer_stride": 4, "num_hash_buckets": 16, "num_hash_functions": 2}
+    config = {key: value for key, value in config.items() if key != "vocab_size"}
+
+    assert load_model(Known("CanineForTokenClassification", config, ()).model()).heads.per_layer == (4,) * 4
