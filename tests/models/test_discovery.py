@@ -330,6 +330,7 @@ def _traces(model):
     ]
     return (
         AttentionInterface.get_interface,
+        torch._C._len_torch_function_stack(),
         [set(vars(module)) for module in model.modules()],
         hooks,
         [module.training for module in model.modules()],
