@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config_only=options.config_only,
             trust_remote_code=options.trust_remote_code,
         )
+    except PermissionError as error:
+        print(f"PermissionError: {options.model} cannot be read: {error}", file=sys.stderr)
+        return 1
     except BertologyError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

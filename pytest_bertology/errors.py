@@ -26,7 +26,7 @@ class UnknownHead(BertologyError, LookupError):
     def __init__(self, head: Head, heads: HeadMap) -> None:
         self.head = head
         self.heads = heads
-        stacks = sorted({layer.stack for layer in heads.layers if layer.stack})
+        stacks = [x.stack for x in heads.layers if x.stack and x.layer == head.layer and head.head < x.heads]
         example = f'. Name the stack too, for example ({head.layer}, {head.head}, "{stacks[0]}")' if stacks else ""
         hint = example if head.stack is None else ""
         super().__init__(f"there is no head {head}: {heads.describe()}{hint}")
@@ -216,6 +216,17 @@ class MaskNotApplied(BertologyError):
     def __init__(self, problem: str) -> None:
         self.problem = problem
         super().__init__(f"the head mask had no effect: {problem}")
+
+
+class BackwardAfterMask(BertologyError):
+    """Gradient checkpointing ran layers again after the mask of their forward pass was left."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        super().__init__(
+            f"backward() recomputes layers of this {architecture} (gradient checkpointing), and the mask they ran "
+            "under was left before: the gradients would be of another model. Call backward() inside the `with` block."
+        )
 
 
 class CompiledUnderMask(BertologyError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from pytest_bertology.errors import BertologyError, CannotGate, ModelNotFound, UnknownKind
 from pytest_bertology.heads import HeadMap
 from pytest_bertology.models.discovery import Discovery, discover
-from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config
+from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config, saved_class
 from pytest_bertology.models.loading import Quiet, from_source, load_model, place
 from pytest_bertology.models.rows import feeds, kv_heads, why_not_cut
 from pytest_bertology.models.sampling import make_sample
@@ -143,25 +145,26 @@ def _bare(folder: Path) -> bool:
 
 def _of_config(config: PreTrainedConfig, kind: str | None, source: str, device: str, trusted: bool) -> Inspection:
     """A model of this configuration, with random weights or none."""
+    own = saved_class(config) if kind is None else None
     kind = check_kind(kind) if kind is not None else _kind(config, source)
     with torch.device("meta"):
-        blank = _build(config, kind, torch.bfloat16, trusted)
+        blank = _build(config, kind, own, torch.bfloat16, trusted)
     size = sum(parameter.numel() for parameter in blank.parameters())
     if size > _PROVEN:
         try:
             return _report(blank, discover_blank(blank), source, kind, "none", None)
         except (BertologyError, RuntimeError, NotImplementedError) as error:
             if size > _RANDOM:
-                reason = str(error).splitlines()[0]
+                reason = textwrap.shorten(str(error), 300)
                 raise CannotGate(
                     type(blank).__name__,
-                    "a model without weights",
-                    f"its {size / 1e9:.1f} billion parameters are too many for random weights, and on the meta device "
-                    f"its heads cannot be found ({reason}); inspect the checkpoint itself",
+                    "all layers",
+                    f"its {size / 1e9:.1f} billion parameters are too many for random weights, and run without weights "
+                    f"it does not show its heads ({reason}). Inspect the checkpoint itself",
                 ) from error
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = _build(config, kind, torch.float32, trusted).to(place(device)).eval()
+        model = _build(config, kind, own, torch.float32, trusted).to(place(device)).eval()
     return _of_model(load_model(model, kind=kind), source, "random")
 
 
@@ -175,11 +178,17 @@ def _kind(config: PreTrainedConfig, source: str) -> str:
         return "encoder"
 
 
-def _build(config: PreTrainedConfig, kind: str, dtype: torch.dtype, trusted: bool) -> PreTrainedModel:
+def _build(config: PreTrainedConfig, kind: str, own: Any, dtype: torch.dtype, trusted: bool) -> PreTrainedModel:
+    """A model of the class it was saved as, or that of its kind; raises ModelNotFound where that cannot be made."""
     try:
-        model: PreTrainedModel = auto_class(kind).from_config(config, dtype=dtype, trust_remote_code=trusted)
-    except (ValueError, ImportError) as error:
-        raise ModelNotFound(f"{config.model_type} as {kind}", str(error).strip().splitlines()[0]) from error
+        if own is not None:
+            model: PreTrainedModel = own._from_config(config, dtype=dtype)
+        else:
+            model = auto_class(kind).from_config(config, dtype=dtype, trust_remote_code=trusted)
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
+        name = f"{config.model_type} as {own.__name__ if own is not None else kind}"
+        raise ModelNotFound(name, f"its configuration makes no model ({reason})") from error
     return model.eval()
 
 
@@ -223,11 +232,14 @@ def _sites(sites: tuple[Site, ...], proven: ModelUnderTest | None) -> list[SiteR
         with evaluating(proven.model):
             fed = list(feeds(proven.model, sites, proven.sample()))
     reports = []
+    weights = Counter(id(getattr(site.projection, "weight", site)) for site in sites)
     for site, feed in zip(sites, fed, strict=True):
         cut, groups = "unknown", site.kv_heads or None
         if proven is not None:
             groups = kv_heads(site, feed)
             cut = why_not_cut(site, feed, site.name in proven.check.joint) or "yes"
+            if cut == "yes" and weights[id(getattr(site.projection, "weight", site))] > 1:
+                cut = "only together: its weights are tied to another layer's"
         reports.append(
             SiteReport(site.stack, site.layer, site.heads, groups, site.width, site.name, site.found, site.calls, cut)
         )

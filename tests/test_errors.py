@@ -29,6 +29,7 @@ TABLE = {
     errors.NoAttentionHeads: (("MambaModel",), ["MambaModel"]),
     errors.CannotGate: (("WavLM", "layer 0", "heads are mixed"), ["WavLM", "layer 0", "heads are mixed"]),
     errors.SelfCheckFailed: (("Bert", "layer 1", "nothing moved"), ["Bert", "layer 1", "nothing moved"]),
+    errors.BackwardAfterMask: (("BertModel",), ["BertModel", "inside the `with` block"]),
     errors.CompiledUnderMask: ((), ["uncompiled under masks"]),
     errors.CopiedUnderMask: (("BertModel",), ["BertModel", "Copy it before"]),
     errors.WeightsElsewhere: (("BertModel", "pooler.weight"), ["BertModel", "pooler.weight", "Load its weights"]),

@@ -23,6 +23,11 @@ BLOOM = {"vocab_size": 60, "hidden_size": 24, "n_layer": 2, "n_head": 4, "archit
 LLAMA = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 LLAMA |= {"num_key_value_heads": 2, "architectures": ["LlamaForCausalLM"]}
 
+BERT_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+WHISPER = {"vocab_size": 60, "d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4}
+WHISPER |= {"decoder_attention_heads": 4, "num_mel_bins": 8, "max_source_positions": 12, "pad_token_id": 0}
+WHISPER |= {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -188,3 +193,53 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"num_hidden_layers": "two"},
+        {"num_attention_heads": 0},
+        {"vocab_size": -4},
+        {"torch_dtype": "float99"},
+        {"architectures": "LlamaForCausalLM", "hidden_size": 0},
+    ],
+    ids=str,
+)
+def test_a_broken_configuration_is_one_message(broken, tmp_path, capsys):
+    config = json.loads(transformers.LlamaConfig(**LLAMA).to_json_string(use_diff=False))
+    (tmp_path / "config.json").write_text(json.dumps({**config, **broken}))
+
+    status = main(["inspect", str(tmp_path)])
+
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (1, "")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "stacks"),
+    [
+        ("WhisperForConditionalGeneration", WHISPER, {"encoder", "decoder", "cross"}),
+        ("T5EncoderModel", {"vocab_size": 60, "d_model": 24, "d_kv": 6, "num_layers": 2, "num_heads": 4}, {None}),
+        ("BertForQuestionAnswering", {key: LLAMA[key] for key in BERT_KEYS}, {None}),
+    ],
+)
+def test_a_checkpoint_is_loaded_as_the_class_it_was_saved_as(name, config, stacks, folder):
+    architecture = getattr(transformers, name)
+    path = folder(redraw(architecture(architecture.config_class(**config)), 0).eval())
+
+    found = inspect_model(path)
+
+    assert (found.architecture, found.weights) == (name, "checkpoint")
+    assert {site.stack for site in found.sites} == stacks
+    assert inspect_model(path, config_only=True).heads == found.heads
+
+
+def test_layers_with_tied_weights_can_only_be_cut_together():
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    model.model.layers[1].self_attn.o_proj.weight = model.model.layers[0].self_attn.o_proj.weight
+
+    assert {site.cut for site in inspect_model(redraw(model, 0).eval()).sites} == {
+        "only together: its weights are tied to another layer's"
+    }

@@ -9,6 +9,7 @@ from pytest_bertology.checks import explain
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
+from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.retention import Retention, least_important, mask_of, retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
@@ -47,6 +48,7 @@ def assert_metric_retained(
     Raises CheckFailed (an AssertionError) where the check does not hold, InvalidArgument or NoHeadSelected for
     arguments on which it could not fail, MaskNotApplied where the mask changes nothing.
     """
+    check_model_and_task(model, task)
     __tracebackhide__ = True
     _check_tolerance(tolerance)
     judged, why = _mask(model, task, mask, heads, prune, by, seed)

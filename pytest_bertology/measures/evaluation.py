@@ -16,6 +16,7 @@ from pytest_bertology.engine.results import RawResults, run
 from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.heads import HeadLike, HeadMask
+from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
@@ -127,6 +128,7 @@ def evaluate(
     NonFinite for a loss or logit that is not finite, LabelMismatch, WrongTaskKind or NoTokenizer where the model
     cannot do the task.
     """
+    check_model_and_task(model, task)
     return evaluate_exactly(model, task, model.together(() if mask is None else mask), batching)
 
 

@@ -1,4 +1,7 @@
-"""Masks and `torch.compile`: compiled code leaves hooks out, so under a mask compiled models run as they were."""
+"""Masks and `torch.compile`: compiled code leaves hooks out, so under a mask nothing compiled runs compiled.
+
+But for flex attention, which compiles itself: run uncompiled it would round differently than the plain model.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ _eager = 0
 _stance: Any = None
 
 
-def compiled(model: nn.Module) -> bool:
-    """Whether some part of the model has been compiled in place (`model.compile()`)."""
-    return any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+def may_run_eager(model: nn.Module) -> bool:
+    """Whether the model gives the same numbers while torch's compiler is out of force."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) != "flex_attention"
 
 
 def original(model: Any) -> Any:
@@ -54,12 +57,13 @@ def leave_eager() -> None:
 
 
 @contextmanager
-def eager(compiled: bool) -> Iterator[None]:
-    """Uncompiled for the length of the context, where there is something compiled."""
-    if compiled:
-        enter_eager()
+def eager(model: nn.Module) -> Iterator[None]:
+    """Uncompiled for the length of the context, if the model may be."""
+    if not may_run_eager(model):
+        yield
+        return
+    enter_eager()
     try:
         yield
     finally:
-        if compiled:
-            leave_eager()
+        leave_eager()

@@ -281,6 +281,8 @@ def _not_run(model: nn.Module, run: _Run) -> tuple[str, ...]:
     for name, module in model.named_modules():
         if any(name.startswith(f"{above}.") for above in idle):
             continue
+        if not any(True for _ in module.children()):
+            continue  # a leaf has no heads, and may be used as weights alone
         own = [parameter for parameter in module.parameters() if id(parameter) not in used]
         if own and not any(id(part) in run.ran for part in module.modules()):
             idle.append(name)

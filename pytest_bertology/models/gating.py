@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks as global_hooks
 from torch.nn.modules.module import _global_forward_pre_hooks as global_pre_hooks
 
-from pytest_bertology.errors import CopiedUnderMask, InvalidGate, MaskNotApplied, MaskOfAnotherThread
+from pytest_bertology.errors import BackwardAfterMask, CopiedUnderMask, InvalidGate, MaskNotApplied, MaskOfAnotherThread
 from pytest_bertology.models import compiling
 from pytest_bertology.models.sites import Site
 from pytest_bertology.models.state import only_watches
@@ -31,6 +31,8 @@ class _Frame:
     """Per site None (all open), (heads,) or (batch, heads)."""
     forwards: int = 0
     """Forward passes of the whole model under this frame."""
+    recomputes: bool = False
+    """Whether one of them checkpointed, so that `backward()` will run layers again."""
     fired: list[int] = field(default_factory=list)
     """How often each site's gate was applied, counted where the model itself was run."""
     placed: dict[tuple[int, torch.device, torch.dtype], Tensor] = field(default_factory=dict)
@@ -39,9 +41,8 @@ class _Frame:
 class Gating:
     """The gates of one model. Each thread has its own; hooks are on the model only while a gate is in force."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], *, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
         self._model = model
-        self._compiled = compiled
         self._sites = tuple(sites)
         self._lock = threading.Lock()
         self._entered = 0
@@ -95,6 +96,8 @@ class Gating:
         finally:
             self._remove(thread, frame)
         self._check_fired(frame)
+        if frame.recomputes:
+            self._guard()
 
     def depth(self) -> int:
         """How many contexts are open in this thread."""
@@ -132,7 +135,7 @@ class Gating:
             self._entered += 1
             if self._entered > 1:
                 return
-            self._eager = self._compiled or compiling.compiled(self._model)
+            self._eager = compiling.may_run_eager(self._model)
             if self._eager:
                 compiling.enter_eager()
             self._handles = [self._model.register_forward_pre_hook(self._count)]
@@ -163,7 +166,25 @@ class Gating:
         raise MaskOfAnotherThread(type(self._model).__name__)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._frame().forwards += 1
+        frame = self._frame()
+        frame.forwards += 1
+        frame.recomputes = frame.recomputes or (torch.is_grad_enabled() and _checkpoints(self._model))
+
+    def _guard(self) -> None:
+        """Until the model runs again, tell a `backward()` that recomputes layers that their gates are gone."""
+        guards: list[Any] = []
+
+        def too_late(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if torch._C._current_graph_task_id() != -1 and not self.active:
+                raise BackwardAfterMask(type(self._model).__name__)
+
+        def run_again(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if torch._C._current_graph_task_id() == -1:
+                for guard in guards:
+                    guard.remove()
+
+        guards.append(self._model.register_forward_pre_hook(run_again))
+        guards += [site.projection.register_forward_pre_hook(too_late) for site in self._sites]
 
     def _hook(self, index: int, site: Site) -> Callable[..., Any]:
         def gate(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -180,9 +201,15 @@ class Gating:
         for site, gate, fired in zip(self._sites, frame.gates, frame.fired, strict=True):
             if gate is not None and frame.forwards and not fired:
                 raise MaskNotApplied(
-                    f"the model ran {frame.forwards} times and its projection {site.name} was never called (a "
-                    "model that was compiled after it was loaded leaves hooks out: load the compiled model instead)"
+                    f"the model ran {frame.forwards} times and its projection {site.name} was never called: a part of "
+                    "the model that does not run on these inputs, or one that was replaced or compiled after loading"
                 )
+
+
+def _checkpoints(model: nn.Module) -> bool:
+    return any(
+        module.training and getattr(module, "gradient_checkpointing", False) is True for module in model.modules()
+    )
 
 
 def _product(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:

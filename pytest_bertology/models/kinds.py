@@ -65,14 +65,33 @@ def kind_of(architecture: str) -> str | None:
 
 
 def kind_of_config(config: Any, source: str) -> str:
-    """The kind a checkpoint was saved as; raises UnknownKind where its configuration does not tell."""
-    architectures = getattr(config, "architectures", None) or []
+    """The kind a checkpoint was saved as: "encoder" for classes of none of the kinds.
+
+    Raises UnknownKind where its configuration does not tell.
+    """
+    architectures = _architectures(config)
     for architecture in architectures:
         kind = kind_of(architecture)
         if kind is not None:
             return kind
+    if saved_class(config) is not None:
+        return "encoder"
     named = ", ".join(architectures) or "none"
     raise UnknownKind(f"the kind of {source!r} cannot be told from its architectures ({named})", KINDS)
+
+
+def saved_class(config: Any) -> Any:
+    """The transformers class that a checkpoint was saved as, or None where its configuration names none it knows."""
+    for name in _architectures(config):
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
+            return found
+    return None
+
+
+def _architectures(config: Any) -> list[str]:
+    named = getattr(config, "architectures", None) or []
+    return [named] if isinstance(named, str) else list(named)
 
 
 def kind_of_model(model: PreTrainedModel) -> str:

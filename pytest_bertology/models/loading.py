@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -20,7 +19,7 @@ from pytest_bertology.errors import (
     NoWeights,
 )
 from pytest_bertology.models import compiling
-from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_of_config, kind_of_model
+from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_of_config, kind_of_model, saved_class
 from pytest_bertology.models.state import input_device
 from pytest_bertology.models.under_test import ModelUnderTest
 from pytest_bertology.names import DTYPES
@@ -49,11 +48,14 @@ def load_model(
     Raises ModelNotFound, NoWeights, IncompleteCheckpoint or UnknownKind for a source that cannot be loaded, and
     NoAttentionHeads, CannotGate or SelfCheckFailed for a model whose heads cannot be masked exactly.
     """
+    if sample is not None and not isinstance(sample, Mapping):
+        raise InvalidArgument("sample", sample, "the keyword inputs of one forward pass, {'input_ids': ...}")
     live = compiling.original(source)
     if isinstance(live, PreTrainedModel):
-        return _live(live, kind, tokenizer, device, dtype, sample, compiled=live is not source)
-    if isinstance(source, nn.Module):
-        raise InvalidArgument("source", type(source).__name__, "a hub name, a folder or a transformers PreTrainedModel")
+        return _live(live, kind, tokenizer, device, dtype, sample)
+    if not isinstance(source, str | os.PathLike):
+        found = source.__name__ if isinstance(source, type) else type(source).__name__
+        raise InvalidArgument("source", found, "a hub name, a folder or a live transformers PreTrainedModel")
     name = os.fspath(source)
     target, precision = place(device), _dtype(dtype)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -63,8 +65,9 @@ def load_model(
         raise ModelNotFound(name, "the folder has no config.json: it is not a transformers checkpoint")
     with Quiet():
         config = from_source(AutoConfig, name, options)
+        own = saved_class(config) if kind is None else None
         kind = check_kind(kind) if kind is not None else kind_of_config(config, name)
-        model = _weights(name, kind, {**options, "dtype": precision or "auto"})
+        model = _weights(name, kind, own or auto_class(kind), {**options, "dtype": precision or "auto"})
         found, reason = _tokenizer(name if tokenizer is None else tokenizer, options)
     model = model.to(target).eval()
     return ModelUnderTest(model, tokenizer=found, name=_short(name), kind=kind, sample=sample, no_tokenizer=reason)
@@ -77,8 +80,6 @@ def _live(
     device: Any,
     dtype: Any,
     sample: Mapping[str, Any] | None,
-    *,
-    compiled: bool,
 ) -> ModelUnderTest:
     """A live model stays where and as it is; asking for something else is an error rather than a hidden change."""
     if str(device) != "auto" and place(device).type != input_device(model).type:
@@ -92,8 +93,7 @@ def _live(
         tokenizer, reason = _tokenizer(tokenizer, {})
     kind = _kind_of_live(model, kind)
     name = _short(model.name_or_path) if model.name_or_path else type(model).__name__
-    options = {"tokenizer": tokenizer, "name": name, "kind": kind, "sample": sample, "no_tokenizer": reason}
-    return ModelUnderTest(model, compiled=compiled, **options)
+    return ModelUnderTest(model, tokenizer=tokenizer, name=name, kind=kind, sample=sample, no_tokenizer=reason)
 
 
 def _kind_of_live(model: PreTrainedModel, kind: str | None) -> str:
@@ -110,12 +110,14 @@ def from_source(auto: Any, name: str, options: Mapping[str, Any]) -> Any:
     """`auto.from_pretrained`, its many ways to say "not found" turned into one."""
     try:
         return auto.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise ModelNotFound(name, _reason(name, error)) from error
 
 
 def _reason(name: str, error: BaseException) -> str:
-    first = textwrap.shorten(str(error).strip().split("\n")[0].rstrip("."), 240)  # some list every model there is
+    first = textwrap.shorten(" ".join(str(error).split()).rstrip("."), 240)  # some list every model there is
+    if not isinstance(error, OSError | ValueError | RuntimeError):
+        first = f"{type(error).__name__}: {first}"
     if not Path(name).is_dir() and os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "on"):
         return (
             f"it is no folder, it is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids asking the hub "
@@ -132,9 +134,8 @@ def _refuse_files(name: str) -> None:
         raise ModelNotFound(name, f"there is no such folder (looked from {Path.cwd()})")
 
 
-def _weights(name: str, kind: str, options: dict[str, Any]) -> PreTrainedModel:
+def _weights(name: str, kind: str, auto: Any, options: dict[str, Any]) -> PreTrainedModel:
     """The model with every weight from the checkpoint; none may be left to chance."""
-    auto = auto_class(kind)
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise NoWeights(name, sorted(path.name for path in folder.iterdir()))

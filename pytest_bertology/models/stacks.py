@@ -24,6 +24,8 @@ def stacks_of(model: PreTrainedModel, calls: Sequence[Call], sample: Mapping[str
     """
     if getattr(model.config, "is_encoder_decoder", False):
         names = _encoder_decoder(model, calls, sample)
+    elif isinstance(sample.get("encoder_hidden_states"), Tensor):
+        names = _decoder(model, calls)
     else:
         names = _towers(model, calls)
     return names if len(set(names)) > 1 else [None] * len(names)
@@ -43,6 +45,20 @@ def _encoder_decoder(model: PreTrainedModel, calls: Sequence[Call], sample: Mapp
     ]
 
 
+def _decoder(model: PreTrainedModel, calls: Sequence[Call]) -> list[str | None]:
+    """A decoder given an encoder's states: its attention to them is "cross", that to itself has no name."""
+    names: list[str | None] = [None if call.queries == call.keys else "cross" for call in calls]
+    if "cross" not in names:
+        raise CannotSample(type(model).__name__, _ALIKE)
+    return names
+
+
+_ALIKE = (
+    "the decoder's attention to itself and to the encoder cannot be told apart where source and target have the same "
+    "length"
+)
+
+
 def _unequal(model: PreTrainedModel, sample: Mapping[str, Any]) -> list[Call]:
     """The attention calls of a run with half as many decoder tokens, where the sample has as many as the encoder."""
     base: PreTrainedModel = model.base_model
@@ -53,11 +69,7 @@ def _unequal(model: PreTrainedModel, sample: Mapping[str, Any]) -> list[Call]:
         with torch.no_grad(), watched(model, calls):
             base(**inputs, decoder_input_ids=ids[:, : ids.shape[1] // 2])
     if not calls:
-        raise CannotSample(
-            type(model).__name__,
-            "the decoder's attention to itself and to the encoder cannot be told apart where source and target have "
-            "the same length",
-        )
+        raise CannotSample(type(model).__name__, _ALIKE)
     return calls
 
 

@@ -62,7 +62,6 @@ class ModelUnderTest:
         kind: str,
         sample: Mapping[str, Any] | None = None,
         no_tokenizer: str = "none was given with the model",
-        compiled: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -72,13 +71,12 @@ class ModelUnderTest:
         self._sample = sample
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = self.sample()
-        self._compiled = compiled or compiling.compiled(model)
         modules = [id(module) for module in model.modules()]
-        with state.evaluating(model), compiling.eager(self._compiled):
+        with state.evaluating(model), compiling.eager(model):
             discovery = self._discover(inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
             self.ungated, self.not_run = discovery.ungated, discovery.not_run
-            self._gating = Gating(model, self.sites, compiled=self._compiled)
+            self._gating = Gating(model, self.sites)
             if self.ungated:
                 names = ", ".join(f"{name} ({reason})" for name, reason in self.ungated)
                 warnings.warn(
@@ -110,7 +108,6 @@ class ModelUnderTest:
             kind=self.kind,
             sample=self._sample,
             no_tokenizer=self._no_tokenizer,
-            compiled=self._compiled,
         )
 
     def sample(self) -> Mapping[str, Any]:

@@ -331,7 +331,7 @@ def test_a_tower_that_the_sample_runs_is_a_stack_of_its_own():
 def test_a_head_without_its_stack_is_told_which_there_are():
     model = load_model(KNOWN[0].model())
 
-    with pytest.raises(UnknownHead, match=r'Name the stack too, for example \(0, 1, "cross"\)'):
+    with pytest.raises(UnknownHead, match=r'Name the stack too, for example \(0, 1, "encoder"\)'):
         model.masked([(0, 1)]).__enter__()
     assert model.heads[0] == Head(0, 0, "encoder")
 
@@ -421,3 +421,28 @@ def test_a_model_of_characters_without_a_vocabulary_is_sampled():
     config = {key: value for key, value in config.items() if key != "vocab_size"}
 
     assert load_model(Known("CanineForTokenClassification", config, ()).model()).heads.per_layer == (4,) * 4
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertLMHeadModel"])
+def test_a_decoders_attention_to_given_states_is_a_stack_of_its_own(name):
+    config = {**GPT, "add_cross_attention": True} if name.startswith("GPT2") else {**TEXT, "add_cross_attention": True}
+    live = Known(name, {**config, "is_decoder": True}, ()).model()
+    states = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[7, 8, 9], [10, 11, 12]])
+
+    with_states = load_model(live, sample={"input_ids": ids, "encoder_hidden_states": states})
+
+    assert with_states.heads.describe() == "2 layers of 4 heads; cross: 2 layers of 4 heads"
+    assert [site.name for site in with_states.sites[:2]] == [site.name for site in load_model(live).sites]
+    with pytest.raises(CannotSample, match="the same length"):
+        load_model(live, sample={"input_ids": ids, "encoder_hidden_states": states[:, :3].contiguous()})
+
+
+def test_a_hint_names_a_head_that_there_is():
+    model = load_model(Known("BartForConditionalGeneration", {**BART, "decoder_attention_heads": 2}, ()).model())
+
+    with pytest.raises(UnknownHead, match=r'\(0, 3, "encoder"\)'):
+        model.masked([(0, 3)]).__enter__()
+    with pytest.raises(UnknownHead) as error:
+        model.masked([(5, 7)]).__enter__()
+    assert "for example" not in str(error.value)

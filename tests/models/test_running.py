@@ -14,7 +14,7 @@ from torch._dynamo.exc import Unsupported
 from transformers import AutoModelForSequenceClassification
 
 from pytest_bertology import load_model
-from pytest_bertology.errors import CompiledUnderMask, CopiedUnderMask, InvalidArgument, MaskNotApplied
+from pytest_bertology.errors import BackwardAfterMask, CompiledUnderMask, CopiedUnderMask, InvalidArgument
 from pytest_bertology.models import compiling
 from tests.families import FAMILIES, family, padded_batch, real, zeroed
 
@@ -149,18 +149,25 @@ def test_a_compiled_model_runs_uncompiled_under_a_mask(name, in_place, compiler)
     assert torch.allclose(_logits(compiled, batch), plain, atol=1e-5)
 
 
-def test_code_compiled_behind_the_back_never_hides_a_mask(compiler):
+def test_code_compiled_after_loading_runs_uncompiled_too(compiler):
     model = load_model(family("bert"))
     batch = padded_batch(model.model)
+    expected = _logits(zeroed(model, SOME), batch)
     compiled = torch.compile(model.model, backend=compiler)
-    _logits(compiled, batch)
+    around = torch.compile(lambda: model.model(**batch).logits, backend=compiler)
+    with torch.no_grad():
+        compiled(**batch), around()
 
-    with pytest.raises((MaskNotApplied, CompiledUnderMask), match="the compiled model"), model.masked(SOME):
-        _logits(compiled, batch)
+    with torch.no_grad(), model.masked(SOME):
+        assert torch.allclose(compiled(**batch).logits, expected, atol=1e-5)
+        assert torch.allclose(around(), expected, atol=1e-5)
+    assert not torch.allclose(_logits(compiled, batch), expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_compiling_under_a_mask_is_refused(whole, compiler):
+def test_compiling_under_a_mask_is_refused_where_it_cannot_be_held_back(whole, compiler, monkeypatch):
+    monkeypatch.setattr(compiling, "enter_eager", lambda: None)
+    monkeypatch.setattr(compiling, "leave_eager", lambda: None)
     model = load_model(family("bert"))
     compiled = torch.compile(model.model, backend=compiler, fullgraph=whole)
 
@@ -170,8 +177,8 @@ def test_compiling_under_a_mask_is_refused(whole, compiler):
     assert "refuse" in str(error.getrepr(style="native"))
 
 
-def test_masks_of_two_compiled_models_may_end_in_any_order(compiler):
-    models = [load_model(torch.compile(family(name), backend=compiler)) for name in ("bert", "llama")]
+def test_masks_of_two_models_may_end_in_any_order():
+    models = [load_model(family(name)) for name in ("bert", "llama")]
     first, second = (model.masked(SOME) for model in models)
 
     first.__enter__()
@@ -182,9 +189,37 @@ def test_masks_of_two_compiled_models_may_end_in_any_order(compiler):
     assert compiling._stance is None
 
 
-def test_a_module_that_is_no_transformers_model_is_refused():
-    with pytest.raises(InvalidArgument, match="Linear"):
-        load_model(torch.nn.Linear(2, 2))
+def _checkpointing(model, reentrant):
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+    return load_model(model.train())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_backward_that_recomputes_after_the_mask_is_an_error(reentrant):
+    model = _checkpointing(family("bert"), reentrant)
+    batch = padded_batch(model.model)
+    with model.masked(SOME):
+        loss = model.model(**batch).logits.sum()
+
+    with pytest.raises(BackwardAfterMask):
+        loss.backward()
+
+    model.model(**batch).logits.sum().backward()
+    hooks = [len(site.projection._forward_pre_hooks) for site in model.sites]
+    assert hooks == [0, 0]
+    assert not model.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("source", [torch.nn.Linear(2, 2), None, (1, 2), dict], ids=["module", "None", "pair", "class"])
+def test_what_is_no_model_is_refused(source):
+    with pytest.raises(InvalidArgument, match="a hub name, a folder or a live transformers PreTrainedModel"):
+        load_model(source)
+
+
+def test_a_sample_that_is_no_mapping_is_refused():
+    with pytest.raises(InvalidArgument, match="the keyword inputs of one forward pass"):
+        load_model(family("bert"), sample=[1])
 
 
 def test_a_model_is_not_copied_under_a_mask():
