@@ -12,8 +12,14 @@ from transformers.pytorch_utils import Conv1D
 
 
 def computes(module: nn.Module) -> bool:
-    """A leaf with weights: it does something to what it receives (a dropout or an identity does not)."""
-    return not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False))
+    """A leaf with weights: it does something to what it receives (a dropout or an identity does not).
+
+    Quantised layers keep theirs in buffers, or packed.
+    """
+    if hasattr(module, "_packed_params"):
+        return True
+    kept = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(kept) and not any(True for _ in module.children())
 
 
 def is_linear(module: nn.Module) -> bool:

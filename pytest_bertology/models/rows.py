@@ -65,6 +65,8 @@ def feeds(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, An
 
 def why_not_cut(site: Site, feed: Sequence[Feed], joint: bool) -> str | None:
     """Why the heads of a site cannot be cut out one by one, as far as its rows tell; None where they can."""
+    if hasattr(site.projection, "_packed_params"):
+        return "its weights are quantised"
     if joint or not is_linear(site.projection):
         return f"its heads are read by a {type(site.projection).__name__}, which does not take them one by one"
     if site.features != site.heads * site.width:
@@ -99,7 +101,7 @@ def _feeds(
     owners: list[list[set[int]]] = [[set() for _ in range(tensor.shape[-1])] for tensor in tensors]
     for head in range(site.heads):
         own = (context * weights)[..., site.slice(head)].sum()
-        if not own.requires_grad:
+        if not own.requires_grad or not tensors:
             continue
         for index, slope in enumerate(torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)):
             if slope is not None:

@@ -15,8 +15,9 @@ from transformers import AutoModelForSequenceClassification
 
 from pytest_bertology import load_model
 from pytest_bertology.errors import BackwardAfterMask, CompiledUnderMask, CopiedUnderMask, InvalidArgument
+from pytest_bertology.inspection import inspect_model
 from pytest_bertology.models import compiling
-from tests.families import FAMILIES, family, padded_batch, real, zeroed
+from tests.families import FAMILIES, family, padded_batch, projections, real, zeroed
 
 SOME = [(0, 1), (1, 3)]
 ids = pytest.mark.parametrize("name", FAMILIES)
@@ -92,6 +93,28 @@ def test_with_weights_offloaded_to_memory(name):
     assert {parameter.device.type for parameter in model.model.parameters()} == {"meta"}
     assert torch.allclose(masked, expected, atol=1e-5)
     assert torch.equal(_logits(model.model, batch), plain)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own, of quantisation
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_with_weights_quantised_to_int8(name):
+    live = torch.ao.quantization.quantize_dynamic(family(name), {torch.nn.Linear}, dtype=torch.qint8)
+    model = load_model(live)
+    batch = padded_batch(live)
+    plain = _logits(live, batch)
+
+    with model.masked([(0, 1)]):
+        masked = _logits(live, batch)
+
+    def zero(module, args):
+        contexts = args[0].clone()
+        contexts[..., 6:12] = 0.0
+        return (contexts,)
+
+    assert {site.cut for site in inspect_model(live).sites} == {"its weights are quantised"}
+    assert not torch.allclose(masked, plain, atol=1e-2)
+    projections(live)[0].register_forward_pre_hook(zero)
+    assert torch.equal(masked, _logits(live, batch))
 
 
 def test_offloaded_weights_have_the_digest_of_the_weights():
