@@ -18,7 +18,9 @@ def computes(module: nn.Module) -> bool:
     """
     if hasattr(module, "_packed_params"):
         return True
-    kept = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    kept: list[Tensor] = [*module.parameters(recurse=False)]
+    if hasattr(module, "in_features"):
+        kept += module.buffers(recurse=False)
     return bool(kept) and not any(True for _ in module.children())
 
 
