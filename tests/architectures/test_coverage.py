@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 from pytest_bertology.errors import BertologyError
+from pytest_bertology.models import gating, load_model
 from tests.architectures.recipe import Entry, build, entries
 from tests.architectures.sweep import PAGE, WITHOUT_SOFTMAX, Wrong, examine, outputs, page, prove, read, totals
 
@@ -72,14 +73,22 @@ def test_the_page_says_what_the_file_says():
 
 
 def test_the_oracle_tells_a_wrong_mask():
-    from pytest_bertology.models import load_model
-
     live, sample = build(Entry("bert", "masked-lm"))
     model = load_model(live, sample=sample)
     assert prove(model, sample) > 4
     model._gating._sites = tuple(reversed(model._gating._sites))
 
     with pytest.raises((Wrong, BertologyError)):
+        prove(model, sample)
+
+
+@pytest.mark.parametrize("entry", [Entry("bert", "masked-lm"), Entry("bitnet", "causal-lm")], ids="-".join)
+def test_the_oracle_tells_a_mask_that_does_nothing(entry, monkeypatch):
+    live, sample = build(entry)
+    model = load_model(live, kind="encoder", sample=sample)
+    monkeypatch.setattr(gating, "_apply", lambda frame, index, site, context: context)
+
+    with pytest.raises(Wrong, match="moves nothing"):
         prove(model, sample)
 
 
