@@ -106,6 +106,15 @@ class NoHeadSelected(BertologyError, ValueError):
         super().__init__(f"{what}: nothing would be masked and the check could not fail. {advice}")
 
 
+class NothingToJudge(BertologyError, ValueError):
+    """A comparison in which nothing could differ: a check on it could never fail."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.what = what
+        self.advice = advice
+        super().__init__(f"{what}: the check could not fail. {advice}")
+
+
 # -- models ------------------------------------------------------------------------------------------------------
 
 

@@ -97,3 +97,23 @@ def bootstrap_upper_bound(
         return Bound(upper, confidence, "paired bootstrap (BCa)")
     drawn = result.bootstrap_distribution
     return Bound(float(np.nanquantile(drawn, confidence)), confidence, "paired bootstrap (percentile)")
+
+
+def median_bounds(values: Array, confidence: float) -> tuple[float, float]:
+    """A lower and an upper bound on the median of what `values` are drawn from, each alone with `confidence`.
+
+    Order statistics: of n values the k-th smallest is below the median with probability P(Binomial(n, 1/2) >= k),
+    whatever they are distributed like (Conover, Practical Nonparametric Statistics, 3.2). -inf and inf where they are
+    fewer than `pairs_needed`.
+    """
+    ordered, n = np.sort(values), len(values)
+    if n < pairs_needed(confidence):
+        return float("-inf"), float("inf")
+    ranks = np.arange(1, n + 1)
+    k = int(ranks[stats.binom.sf(ranks - 1, n, 0.5) >= confidence][-1])
+    return float(ordered[k - 1]), float(ordered[n - k])
+
+
+def pairs_needed(confidence: float) -> int:
+    """How many values it takes for their smallest to be below the median with `confidence`: 1 − 2⁻ⁿ reaches it."""
+    return int(np.ceil(-np.log2(1.0 - confidence) - 1e-9))

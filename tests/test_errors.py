@@ -18,6 +18,10 @@ TABLE = {
     errors.InvalidMaskFile: (("m.json", "it is not JSON"), ["m.json", "it is not JSON", "to_json()"]),
     errors.InvalidArgument: (("k", 99, "up to 8"), ["k=99", "up to 8"]),
     errors.NoHeadSelected: (("heads=[] names no head", "Name some."), ["heads=[]", "could not fail", "Name some."]),
+    errors.NothingToJudge: (
+        ("no weight is zero", "Prune first."),
+        ["no weight is zero", "could not fail", "Prune first."],
+    ),
     errors.ModelNotFound: (("./gone", "there is no such folder"), ["./gone", "there is no such folder"]),
     errors.NoWeights: (("ckpt", ["pytorch_model.bin"]), ["ckpt", "pytorch_model.bin", "safetensors"]),
     errors.IncompleteCheckpoint: (

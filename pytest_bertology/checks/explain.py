@@ -12,6 +12,7 @@ from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import CLASSIFICATION
+from pytest_bertology.tasks.task import Task
 
 _EXAMPLES = 5
 
@@ -32,7 +33,7 @@ def not_retained(model: ModelUnderTest, found: Retention, tolerance: float, rela
         "heads": describe_heads(heads),
         **_idle(model, heads),
     }
-    return "\n".join([title, "", *_table(rows), *_flipped(model, found)])
+    return "\n".join([title, "", *table(rows), *_flipped(model, found)])
 
 
 def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> str:
@@ -42,7 +43,7 @@ def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> 
     rows = {str(head): f"rank {rank} (from 0), score {scores[head]:.4g}" for head, rank in missed.items()}
     required = {"required": f"rank below {k}" + (f": a score of {last}'s {scores[last]:.4g} or more" if last else "")}
     top = {f"top {min(k, 10)}": ", ".join(f"{head} {scores[head]:.4g}" for head in scores.top(min(k, 10)))}
-    return "\n".join([title, "", *_table({**rows, **required, **top})])
+    return "\n".join([title, "", *table({**rows, **required, **top})])
 
 
 def rankings_disagree(scores: HeadScores, other: HeadScores, correlation: float, required: float) -> str:
@@ -53,10 +54,11 @@ def rankings_disagree(scores: HeadScores, other: HeadScores, correlation: float,
         "rankings": f"{scores.method} and {other.method}",
         "most moved": ", ".join(f"{head} {scores.rank(head)} → {other.rank(head)}" for head in moved),
     }
-    return "\n".join(["the two rankings of heads do not agree", "", *_table(rows)])
+    return "\n".join(["the two rankings of heads do not agree", "", *table(rows)])
 
 
-def _table(rows: Mapping[str, str]) -> list[str]:
+def table(rows: Mapping[str, str]) -> list[str]:
+    """Names and values in two columns, long values wrapped."""
     width = max(map(len, rows), default=0)
     lines = []
     for name, value in rows.items():
@@ -124,7 +126,7 @@ def _flipped(model: ModelUnderTest, found: Retention) -> list[str]:
     for i in worst:
         label, says = (names[int(a[i])] for a in (found.baseline.labels, found.masked.predictions))
         sure = _margin(found.masked.logits[i])
-        lines.append(f"    #{i} {_shown(found, int(i))}: {label}, now {says} (margin {sure:.2f})")
+        lines.append(f"    #{i} {shown(found.baseline.task, int(i))}: {label}, now {says} (margin {sure:.2f})")
     return lines
 
 
@@ -134,7 +136,7 @@ def _worst_losses(found: Retention) -> list[str]:
     lines = ["", "  the examples whose loss rose most:"]
     for i in worst:
         before, after = found.baseline.losses[i], found.masked.losses[i]
-        lines.append(f"    #{i} {_shown(found, int(i))}: {before:.3f} → {after:.3f}")
+        lines.append(f"    #{i} {shown(found.baseline.task, int(i))}: {before:.3f} → {after:.3f}")
     return lines
 
 
@@ -143,9 +145,9 @@ def _margin(logits: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
     return float(two[1] - two[0])
 
 
-def _shown(found: Retention, index: int) -> str:
+def shown(task: Task, index: int) -> str:
     """An example's text on one line, control characters escaped."""
-    text = found.baseline.task.texts[index]
+    text = task.texts[index]
     parts = [text] if isinstance(text, str) else list(text)
-    joined = (" | " if found.baseline.task.pairs else " ").join(parts)
+    joined = (" | " if task.pairs else " ").join(parts)
     return repr(joined if len(joined) <= 100 else joined[:99] + "…")

@@ -9,10 +9,15 @@ from pytest_bertology.tasks.task import Task
 
 def check_model_and_task(model: object, task: object) -> None:
     """Raise InvalidArgument for a model or task that has not been loaded, or where they are exchanged."""
-    if not isinstance(model, ModelUnderTest):
-        raise InvalidArgument("model", _named(model), "what load_model(...) returns, or the fixture bertology_model")
+    check_model(model)
     if not isinstance(task, Task):
         raise InvalidArgument("task", _named(task), "what load_task(...) returns, or the fixture bertology_task")
+
+
+def check_model(model: object, argument: str = "model") -> None:
+    """Raise InvalidArgument for a model that has not been loaded."""
+    if not isinstance(model, ModelUnderTest):
+        raise InvalidArgument(argument, _named(model), "what load_model(...) returns, or the fixture bertology_model")
 
 
 def _named(value: object) -> object:

@@ -82,13 +82,13 @@ def offloaded(model: nn.Module) -> bool:
 
 def checksums(model: nn.Module) -> dict[str, int]:
     """A CRC-32 of each parameter's and buffer's bytes: cheap, and blind to no way of writing (`.data` included)."""
-    return {name: zlib.crc32(_bytes(tensor)) for name, tensor in _tensors(model)}
+    return {name: zlib.crc32(_bytes(tensor)) for name, tensor in tensors(model)}
 
 
 def digest(model: nn.Module) -> str:
     """SHA-256 of the names, dtypes, shapes and bytes of all parameters and buffers, as hexadecimal."""
     sha = hashlib.sha256()
-    for name, tensor in _tensors(model):
+    for name, tensor in tensors(model):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(_bytes(tensor))
     return sha.hexdigest()
@@ -99,7 +99,8 @@ def changed(before: dict[str, int], after: dict[str, int]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers by name, tied ones once; what accelerate has offloaded is fetched."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         yield name, _offloaded(model, name) if tensor.is_meta else tensor
 
