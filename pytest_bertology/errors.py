@@ -206,6 +206,32 @@ class CannotGate(BertologyError):
         super().__init__(f"the heads of {site} in {architecture} cannot be masked exactly: {reason}")
 
 
+class CannotPrune(BertologyError):
+    """Heads that can be masked and not cut out."""
+
+    def __init__(self, architecture: str, site: str, reason: str) -> None:
+        self.architecture = architecture
+        self.site = site
+        self.reason = reason
+        super().__init__(f"the heads of {site} in {architecture} cannot be cut out: {reason}. They can be masked.")
+
+
+class CutDiffers(CannotPrune):
+    """A cut model that is not the masked one."""
+
+    def __init__(self, architecture: str, site: str, difference: str) -> None:
+        self.difference = difference
+        super().__init__(architecture, site, f"the cut model is not the masked one: {difference}")
+
+
+class InvalidPlan(BertologyError):
+    """A pruned checkpoint whose plan cannot be followed."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the plan of a pruned model cannot be followed: {reason}")
+
+
 class SelfCheckFailed(BertologyError):
     """The load-time proof that head masks act on this model did not hold."""
 

@@ -8,7 +8,7 @@ heads. Where they do not, or the model calls softmax itself, `ownership` switche
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +68,10 @@ class _Run:
     """Modules that ran, and which of all calls was their first."""
 
 
-def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> Discovery:
-    """Run `model` on `sample` and find its attention sites.
+def discover(
+    model: PreTrainedModel, sample: Mapping[str, Any], headless: Collection[str] = frozenset()
+) -> Discovery:
+    """Run `model` on `sample` and find its attention sites, but for those at the module paths `headless`.
 
     Raises NoAttentionHeads where no attention is seen, CannotGate, with the reason, where no gate could act exactly.
     """
@@ -92,7 +94,11 @@ def discover(model: PreTrainedModel, sample: Mapping[str, Any]) -> Discovery:
                 readers.append(reader)
             else:
                 refused.append((group, reader))
-    _refuse(architecture, names, readers, refused)
+    if headless:  # layers of a cut model that are left without a head
+        readers = [reader for reader in readers if names[id(reader.projection)] not in headless]
+        refused = [entry for entry in refused if _name(entry[0].module, names) not in headless]
+    if readers or refused or not headless:
+        _refuse(architecture, names, readers, refused)
     sites = _sites(model, readers, names, sample, run)
     ungated = tuple((_name(group.module, names), reason) for group, reason in refused)
     return Discovery(sites, _map(sites), tuple(dict.fromkeys(ungated)), _not_run(model, run))

@@ -19,6 +19,7 @@ from torch.nn.modules.module import _global_forward_pre_hooks as global_pre_hook
 
 from pytest_bertology.errors import BackwardAfterMask, CopiedUnderMask, InvalidGate, MaskNotApplied, MaskOfAnotherThread
 from pytest_bertology.models import compiling
+from pytest_bertology.models.edits import is_own_hook
 from pytest_bertology.models.sites import Site
 from pytest_bertology.models.state import only_watches
 
@@ -68,7 +69,11 @@ class Gating:
         own = {handle.id for handle in self._handles}
         for module in self._model.modules():
             hooks = module._forward_pre_hooks | module._forward_hooks
-            others = (hook for key, hook in hooks.items() if key not in own and not only_watches(hook))
+            others = (
+                hook
+                for key, hook in hooks.items()
+                if key not in own and not only_watches(hook) and not is_own_hook(hook)
+            )
             if "forward" in vars(module) or any(True for _ in others):
                 return True
         return bool(global_pre_hooks or global_hooks)

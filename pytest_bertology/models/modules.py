@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from pytest_bertology.models.reduced import ReducedLinear
+
 
 def computes(module: nn.Module) -> bool:
     """A leaf with weights: it does something to what it receives (a dropout or an identity does not).
@@ -26,7 +28,7 @@ def computes(module: nn.Module) -> bool:
 
 def is_linear(module: nn.Module) -> bool:
     """A linear map over the last dimension."""
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D | ReducedLinear)
 
 
 def feature_axis(module: nn.Module) -> int:

@@ -1,15 +1,16 @@
-"""Which rows of which projections feed each head: what would have to go with it if it were cut out.
+"""What belongs to each head: which rows of which projections feed it, and which slices of other tensors are its own.
 
 Found by gradients, without a table of layouts: every linear module's output is made a variable of its own, so that a
 head's context depends on the nearest projections alone (query, key, value, fused or not), and the numbers of theirs
-by which it has a derivative are its rows.
+by which it has a derivative are its rows. The same is asked of the parameters and buffers beside them (sinks, tables of
+position biases, norms of each head) and of the tensors that the attention module is given (position biases of ALiBi).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from transformers import PreTrainedModel
 from pytest_bertology.models.modules import is_linear
 from pytest_bertology.models.sites import Site
 
+Owners = tuple[frozenset[int], ...]
+"""Per position, the heads that it feeds."""
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -26,7 +30,7 @@ class Feed:
 
     name: str
     """Module path."""
-    owners: tuple[frozenset[int], ...]
+    owners: Owners
     """Per output row, the heads that it feeds."""
 
     def rows(self, head: int) -> tuple[int, ...]:
@@ -34,33 +38,48 @@ class Feed:
         return tuple(row for row, heads in enumerate(self.owners) if head in heads)
 
 
-def feeds(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> list[tuple[Feed, ...]]:
-    """Per site, the projections that feed its heads, by the first call of its projection."""
-    names = {id(module): name for name, module in model.named_modules()}
-    variables: list[tuple[nn.Module, Tensor]] = []
-    found: dict[int, tuple[Feed, ...]] = {}
+@dataclass(frozen=True)
+class PerHead:
+    """A parameter or buffer that holds a slice for each head, or each group of them."""
 
-    def cut(module: nn.Module, args: Any, result: Any) -> Any:
-        variable = result.detach().requires_grad_()
-        variables.append((module, variable))
-        return variable.clone()
+    name: str
+    axis: int
+    owners: Owners
 
-    def reader(site: Site) -> Any:
-        def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if id(site) not in found:
-                found[id(site)] = _feeds(site, site.context(args, kwargs), variables, names)
 
-        return read
+@dataclass(frozen=True)
+class Given:
+    """A tensor that the attention module is given, with a slice for each head."""
 
+    module: str
+    argument: int | str
+    axis: int
+    """The axis of heads, along which there may be a multiple (batch * heads)."""
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """What belongs to the heads of one site."""
+
+    feeds: tuple[Feed, ...]
+    tensors: tuple[PerHead, ...] = ()
+    given: tuple[Given, ...] = ()
+
+
+def row_maps(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> list[RowMap]:
+    """Per site, what belongs to its heads, by the first call of its projection. The model is left as it was."""
+    search = _Search(model, sites)
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for module in model.modules():
-            if is_linear(module):
-                stack.callback(module.register_forward_hook(cut).remove)
-        for site in sites:
-            stack.callback(site.projection.register_forward_pre_hook(reader(site), with_kwargs=True).remove)
+        stack.enter_context(search.prepared())
         model(**sample)
-    return [found[id(site)] for site in sites]
+    return [search.found[id(site)] for site in sites]
+
+
+def feeds(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> list[tuple[Feed, ...]]:
+    """Per site, the projections that feed its heads."""
+    return [found.feeds for found in row_maps(model, sites, sample)]
 
 
 def why_not_cut(site: Site, feed: Sequence[Feed], joint: bool) -> str | None:
@@ -69,15 +88,25 @@ def why_not_cut(site: Site, feed: Sequence[Feed], joint: bool) -> str | None:
         return "its weights are quantised"
     if joint or not is_linear(site.projection):
         return f"its heads are read by a {type(site.projection).__name__}, which does not take them one by one"
-    if site.features != site.heads * site.width:
-        return "its projection reads other numbers beside the heads"
     alone = [sum(owners == {head} for part in feed for owners in part.owners) for head in range(site.heads)]
     if min(alone, default=0) == 0:
         return "no rows belong to one head alone: heads are normalised or computed together"
-    groups = {owners for part in feed for owners in part.owners if len(owners) > 1}
-    if any(a & b and not (a <= b or b <= a) for a in groups for b in groups):
+    if groups_of(site, feed) is None:
         return "the groups of heads that share rows overlap"
     return None
+
+
+def groups_of(site: Site, feed: Sequence[Feed]) -> tuple[frozenset[int], ...] | None:
+    """The groups of heads that share key and value rows, in order; single heads where none do. None if they overlap.
+
+    Rows that feed all heads (one key-value head for all, or what is projected again for each head) make no group.
+    """
+    every = frozenset(range(site.heads))
+    groups = {owners for part in feed for owners in part.owners if 1 < len(owners) and owners != every}
+    found = sorted(groups or {frozenset({head}) for head in every}, key=min)
+    if sum(map(len, found)) != site.heads or frozenset[int]().union(*found) != every:
+        return None
+    return tuple(found)
 
 
 def kv_heads(site: Site, feed: Sequence[Feed]) -> int:
@@ -91,24 +120,154 @@ def kv_heads(site: Site, feed: Sequence[Feed]) -> int:
     return len(groups) if groups and own < 2 * site.width else site.heads
 
 
-def _feeds(
-    site: Site, context: Tensor, variables: Sequence[tuple[nn.Module, Tensor]], names: Mapping[int, str]
-) -> tuple[Feed, ...]:
-    """The gradient of each head's context by every variable; those of no head are left out."""
-    context = context.movedim(site.feature_axis, -1)
-    weights = torch.randn(context.shape, generator=torch.Generator().manual_seed(0)).to(context.device, context.dtype)
-    tensors = [variable for _, variable in variables]
-    owners: list[list[set[int]]] = [[set() for _ in range(tensor.shape[-1])] for tensor in tensors]
-    for head in range(site.heads):
-        own = (context * weights)[..., site.slice(head)].sum()
-        if not own.requires_grad or not tensors:
-            continue
-        for index, slope in enumerate(torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)):
-            if slope is not None:
-                for row in slope.flatten(0, -2).ne(0).any(0).nonzero().flatten().tolist():
-                    owners[index][row].add(head)
-    return tuple(
-        Feed(names[id(module)], tuple(map(frozenset, rows)))
-        for (module, _), rows in zip(variables, owners, strict=True)
-        if any(rows)
-    )
+_Source = tuple[str, str, int | str]
+"""Of a variable: "rows", "tensor" or "given", its module's or its own path, and which argument it is."""
+
+
+@dataclass
+class _Search:
+    """One forward pass in which everything that may belong to heads is a variable."""
+
+    model: PreTrainedModel
+    sites: Sequence[Site]
+    found: dict[int, RowMap] = field(default_factory=dict)
+    variables: list[tuple[_Source, Tensor]] = field(default_factory=list)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """The hooks in place, and the tensors near attention variables."""
+        attentions = {site.attention: self.model.get_submodule(site.attention) for site in self.sites}
+        with ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                if is_linear(module):
+                    stack.callback(module.register_forward_hook(self._cut(name)).remove)
+            for name, module in attentions.items():
+                stack.callback(module.register_forward_pre_hook(self._give(name), with_kwargs=True).remove)
+            for name in {name.rpartition(".")[0] for name in attentions}:
+                stack.enter_context(self._near(name))
+            for site in self.sites:
+                hook = site.projection.register_forward_pre_hook(self._read(site), with_kwargs=True)
+                stack.callback(hook.remove)
+            yield
+
+    def _cut(self, name: str) -> Any:
+        def cut(module: nn.Module, args: Any, result: Any) -> Any:
+            if not isinstance(result, Tensor):  # a router may return more
+                return None
+            variable = result.detach().requires_grad_()
+            self.variables.append((("rows", name, 0), variable))
+            return variable.clone()
+
+        return cut
+
+    def _give(self, name: str) -> Any:
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            def variable(argument: int | str, value: Any) -> Any:
+                if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 3:
+                    return value
+                detached = value.detach().requires_grad_()
+                self.variables.append((("given", name, argument), detached))
+                return detached.clone()
+
+            args = tuple(variable(place, value) for place, value in enumerate(args))
+            return args, {key: variable(key, value) for key, value in kwargs.items()}
+
+        return give
+
+    @contextmanager
+    def _near(self, path: str) -> Iterator[None]:
+        """Parameters and buffers around an attention module as variables, but for those of linear maps."""
+        kept: list[tuple[dict[str, Any], str, Tensor]] = []
+        frozen: list[Tensor] = []
+        try:
+            for name, module in self.model.get_submodule(path).named_modules(prefix=path):
+                if is_linear(module):
+                    continue
+                for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+                    if tensor is None or not tensor.is_floating_point() or tensor.is_meta:
+                        continue
+                    source: _Source = ("tensor", f"{name}.{own}".lstrip("."), 0)
+                    if own in module._buffers:
+                        variable = tensor.detach().clone().requires_grad_()
+                        kept.append((module._buffers, own, tensor))
+                        module._buffers[own] = variable.clone()
+                    else:
+                        variable = tensor
+                        if not tensor.requires_grad:
+                            frozen.append(tensor.requires_grad_())
+                    self.variables.append((source, variable))
+            yield
+        finally:
+            for place, own, tensor in kept:
+                place[own] = tensor
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    def _read(self, site: Site) -> Any:
+        def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if id(site) not in self.found:
+                self.found[id(site)] = self._row_map(site, site.context(args, kwargs))
+
+        return read
+
+    def _row_map(self, site: Site, context: Tensor) -> RowMap:
+        owned = self._owned(site, context)
+        rows: list[Feed] = []
+        tensors: list[PerHead] = []
+        given: list[Given] = []
+        for (kind, name, argument), by_axis in owned.items():
+            if kind == "rows":
+                rows.append(Feed(name, by_axis[-1]))
+            elif kind == "tensor":
+                axis = _axis_of_heads(by_axis, site.heads)
+                if axis is not None:
+                    tensors.append(PerHead(name, axis, by_axis[axis]))
+            else:
+                axis = _axis_of_single_heads(by_axis, site.heads)
+                if axis is not None:
+                    given.append(Given(name, argument, axis))
+        return RowMap(tuple(rows), tuple(tensors), tuple(given))
+
+    def _owned(self, site: Site, context: Tensor) -> dict[_Source, list[Owners]]:
+        """Per variable that feeds a head, and per axis of it, the heads that each position feeds."""
+        context = context.movedim(site.feature_axis, -1)
+        weights = torch.randn(context.shape, generator=torch.Generator().manual_seed(0))
+        weights = weights.to(context.device, context.dtype)
+        tensors = [variable for _, variable in self.variables]
+        owners: dict[_Source, list[list[set[int]]]] = {}
+        for head in range(site.heads):
+            own = (context * weights)[..., site.slice(head)].sum()
+            if not own.requires_grad or not tensors:
+                continue
+            slopes = torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)
+            for (source, variable), slope in zip(self.variables, slopes, strict=True):
+                if slope is None:
+                    continue
+                axes = owners.setdefault(source, [[set() for _ in range(n)] for n in variable.shape])
+                if len(axes) != slope.ndim or len(axes[-1]) != slope.shape[-1]:
+                    continue
+                used = slope.ne(0)
+                for axis, positions in enumerate(axes):
+                    if source[0] == "rows" and axis != slope.ndim - 1:
+                        continue
+                    for position in used.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist():
+                        positions[position].add(head)
+        found = {source: [tuple(map(frozenset, axis)) for axis in axes] for source, axes in owners.items()}
+        return {source: axes for source, axes in found.items() if any(axes[-1])}
+
+
+def _axis_of_heads(by_axis: Sequence[Owners], heads: int) -> int | None:
+    """The axis along which positions belong to some heads and not to others."""
+    for axis, owners in enumerate(by_axis):
+        owned = {position for position in owners if position}
+        if len(owned) > 1 and all(len(position) < heads for position in owned):
+            return axis
+    return None
+
+
+def _axis_of_single_heads(by_axis: Sequence[Owners], heads: int) -> int | None:
+    """The axis that runs over heads, one after the other, once or once per example."""
+    for axis, owners in enumerate(by_axis):
+        if heads > 1 and len(owners) % heads == 0 and all(o == {i % heads} for i, o in enumerate(owners)):
+            return axis
+    return None

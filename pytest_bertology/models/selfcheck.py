@@ -67,6 +67,8 @@ def self_check(
     With `own_sample` heads are checked many at a time, on rows of one made-up input. Raises SelfCheckFailed, naming
     the site and what did not hold.
     """
+    if not sites:  # all heads of the model were cut out
+        return SelfCheck((), (), (), per_example=True, passes=0)
     rows = repeat_row(model, 1) if own_sample else None
     proof = _Proof(model, sites, heads, gating, sample, rows)
     try:

@@ -20,12 +20,15 @@ from pytest_bertology.errors import (
     CannotSample,
     InvalidGate,
     MaskOfAnotherModel,
+    NoHeadSelected,
     NoTokenizer,
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
+from pytest_bertology.models.plan import PruningPlan, plan_of
+from pytest_bertology.models.pruning import prune
 from pytest_bertology.models.sampling import make_sample
 from pytest_bertology.models.selfcheck import SelfCheck, self_check
 from pytest_bertology.models.sites import Site
@@ -50,6 +53,8 @@ class ModelUnderTest:
     """Further attention, outside `heads`, that no gate can act on: module path and reason."""
     not_run: tuple[str, ...]
     """Parts with weights that the sample did not run; heads there, if any, are not in `heads`."""
+    plan: PruningPlan | None
+    """What was cut out of the model, or None."""
     check: SelfCheck
     """What the load-time proof found: dead heads among it."""
 
@@ -73,8 +78,11 @@ class ModelUnderTest:
         inputs = self.sample()
         modules = [id(module) for module in model.modules()]
         with state.evaluating(model), compiling.eager(model):
+            self.plan = plan_of(model)
             discovery = self._discover(inputs)
             self.sites, self.heads = discovery.sites, discovery.heads
+            if self.plan is not None:
+                self.sites, self.heads = self.plan.placed(self.sites), self.plan.heads
             self.ungated, self.not_run = discovery.ungated, discovery.not_run
             self._gating = Gating(model, self.sites)
             if self.ungated:
@@ -89,7 +97,7 @@ class ModelUnderTest:
 
     def _discover(self, inputs: Mapping[str, Any]) -> Discovery:
         try:
-            return discover(self.model, inputs)
+            return discover(self.model, inputs, self.plan.headless if self.plan is not None else frozenset())
         except BertologyError:
             raise
         except Exception as error:
@@ -101,14 +109,7 @@ class ModelUnderTest:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelUnderTest:
-        return ModelUnderTest(
-            copy.deepcopy(self.model, memo),
-            tokenizer=self.tokenizer,
-            name=self.name,
-            kind=self.kind,
-            sample=self._sample,
-            no_tokenizer=self._no_tokenizer,
-        )
+        return self._with(copy.deepcopy(self.model, memo))
 
     def sample(self) -> Mapping[str, Any]:
         """The inputs that the heads were found with: those given to `load_model`, or made up."""
@@ -136,6 +137,33 @@ class ModelUnderTest:
         """
         with self._gating.gated(self._gates(self.as_mask(mask))):
             yield self
+
+    def pruned(self, heads: HeadMask | Iterable[HeadLike]) -> ModelUnderTest:
+        """A new, smaller model without these heads; this one is left as it was, and shares no weights with it.
+
+        Rows, columns, biases and per-head parameters of these heads are gone; layers may have different numbers of
+        heads, or none. The heads that are left are counted anew, layer by layer (`plan.kept` has their names here).
+        Handed out only after it was run beside this model with the same heads masked: what leaves each projection and
+        the output agree (1e-5 of the largest number in float32), on the sample's real tokens.
+
+        Raises UnknownHead or MaskOfAnotherModel, NoHeadSelected for none, CannotPrune, with the reason, where these
+        heads can only be masked, CutDiffers where the cut model was not the masked one.
+        """
+        mask = self.as_mask(heads)
+        if not mask.touched:
+            raise NoHeadSelected("no head is to be cut", "Name the heads to cut.")
+        return self._with(prune(self, mask))
+
+    def _with(self, model: PreTrainedModel) -> ModelUnderTest:
+        """Another model, for the same inputs."""
+        return ModelUnderTest(
+            model,
+            tokenizer=self.tokenizer,
+            name=self.name,
+            kind=self.kind,
+            sample=self._sample,
+            no_tokenizer=self._no_tokenizer,
+        )
 
     @contextmanager
     def gated(self, gates: Sequence[Tensor | None]) -> Iterator[ModelUnderTest]:

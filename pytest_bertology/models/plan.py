@@ -1,0 +1,191 @@
+"""The plan of a cut model: which heads are left, and the edits that turn a model of its configuration into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+
+from pytest_bertology.errors import InvalidPlan
+from pytest_bertology.heads import Head, HeadMap
+from pytest_bertology.models.edits import Edit, apply, from_jsonable, to_jsonable
+from pytest_bertology.models.sites import Site
+
+SCHEMA = "pytest-bertology pruned model 1"
+ATTRIBUTE = "pytest_bertology"
+"""Where a cut model's configuration keeps its plan."""
+
+
+@dataclass(frozen=True)
+class PrunedLayer:
+    """One attention layer of the model before it was cut, and what is left of it."""
+
+    stack: str | None
+    layer: int
+    heads: int
+    """Query heads before."""
+    kept: tuple[int, ...]
+    """Those left, by their numbers before."""
+    projection: str
+    """Module path of what reads the heads."""
+    attention: str
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """All that was cut out of a model, however many times it was."""
+
+    architecture: str
+    """The class whose module paths the edits name."""
+    layers: tuple[PrunedLayer, ...]
+    """All attention layers, in the order of the head map."""
+    edits: tuple[Edit, ...]
+    shapes: str
+    """SHA-256 of the names and shapes of the uncut model's weights."""
+
+    @property
+    def original(self) -> HeadMap:
+        """The head map of the uncut model."""
+        return self._map([layer.heads for layer in self.layers])
+
+    @property
+    def heads(self) -> HeadMap:
+        """The head map of the cut model, layers without a head among it."""
+        return self._map([len(layer.kept) for layer in self.layers])
+
+    @property
+    def kept(self) -> tuple[Head, ...]:
+        """The heads that are left, by their names in the uncut model, in the order of `heads`."""
+        return tuple(Head(layer.layer, head, layer.stack) for layer in self.layers for head in layer.kept)
+
+    @property
+    def removed(self) -> tuple[Head, ...]:
+        """The heads that are gone, by their names in the uncut model."""
+        kept = set(self.kept)
+        return tuple(head for head in self.original if head not in kept)
+
+    @property
+    def headless(self) -> frozenset[str]:
+        """Module paths of projections and attention modules that are left without a head."""
+        empty = [layer for layer in self.layers if not layer.kept]
+        return frozenset(path for layer in empty for path in (layer.projection, layer.attention))
+
+    def _map(self, counts: Sequence[int]) -> HeadMap:
+        stacks: dict[str | None, list[int]] = {}
+        for layer, count in zip(self.layers, counts, strict=True):
+            stacks.setdefault(layer.stack, []).append(count)
+        return HeadMap(stacks)
+
+    def placed(self, sites: Sequence[Site]) -> tuple[Site, ...]:
+        """The sites found in the cut model, named as its head map names them; raises InvalidPlan where they differ."""
+        found = {site.name: site for site in sites}
+        placed = []
+        for layer in self.layers:
+            site = found.pop(layer.projection, None)
+            if not layer.kept:
+                continue
+            if site is None or site.heads != len(layer.kept):
+                count = "no heads" if site is None else f"{site.heads} heads"
+                raise InvalidPlan(f"{layer.projection} has {count}, and must have {len(layer.kept)}")
+            placed.append(replace(site, layer=layer.layer, stack=layer.stack))
+        if found:
+            raise InvalidPlan(f"it does not know the heads of {', '.join(found)}")
+        return tuple(placed)
+
+    def followed_by(self, kept: Mapping[str, tuple[int, ...]], edits: Sequence[Edit]) -> PruningPlan:
+        """This plan, and another cut: per projection the heads kept, by their present numbers."""
+        layers = tuple(
+            replace(layer, kept=tuple(layer.kept[i] for i in kept[layer.projection]))
+            if layer.projection in kept
+            else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, edits=(*self.edits, *edits))
+
+    def renamed(self, container: str, blocks: Sequence[int]) -> PruningPlan:
+        """The plan of the model of which only these children of a module list are left."""
+        place = {f"{container}.{old}.": f"{container}.{new}." for new, old in enumerate(blocks)}
+
+        def name(path: str) -> str | None:
+            if not path.startswith(f"{container}."):
+                return path
+            return next((new + path[len(old) :] for old, new in place.items() if f"{path}.".startswith(old)), None)
+
+        edits = [_renamed(edit, name) for edit in self.edits]
+        layers = [_named(layer, name) for layer in self.layers]
+        numbers: dict[str | None, int] = {}
+        counted = []
+        for layer in filter(None, layers):
+            numbers[layer.stack] = numbers.get(layer.stack, -1) + 1
+            counted.append(replace(layer, layer=numbers[layer.stack]))
+        return replace(self, layers=tuple(counted), edits=tuple(edit for edit in edits if edit is not None))
+
+    def apply(self, model: PreTrainedModel) -> None:
+        """Cut a model that was built from the uncut configuration; raises InvalidPlan where it is another model."""
+        if shapes_of(model) != self.shapes:
+            raise InvalidPlan(
+                f"it was made for a {self.architecture} with weights of other names or shapes than this "
+                f"{type(model).__name__} has: the configuration was changed, or the plan is another model's"
+            )
+        apply(model, self.edits)
+
+    # -- as plain data -------------------------------------------------------------------------------------------------
+
+    def to_jsonable(self) -> dict[str, Any]:
+        """Plain data, with a digest of itself."""
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "architecture": self.architecture,
+            "layers": [{**asdict(layer), "kept": list(layer.kept)} for layer in self.layers],
+            "edits": [to_jsonable(edit) for edit in self.edits],
+            "shapes": self.shapes,
+            "versions": {"transformers": transformers.__version__, "torch": str(torch.__version__)},
+        }
+        return {**content, "digest": _digest(content)}
+
+    @classmethod
+    def from_jsonable(cls, content: object) -> PruningPlan:
+        """What `to_jsonable` made; raises InvalidPlan for anything else, and where it was changed."""
+        if not isinstance(content, Mapping) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, Mapping) else type(content).__name__
+            raise InvalidPlan(f"its schema is {found!r}; this version reads {SCHEMA!r}")
+        own = {name: value for name, value in content.items() if name not in ("digest", "weights")}
+        if content.get("digest") != _digest(own):
+            raise InvalidPlan("it was changed after it was written: its digest does not fit")
+        layers = tuple(PrunedLayer(**{**layer, "kept": tuple(layer["kept"])}) for layer in own["layers"])
+        edits = tuple(from_jsonable(edit) for edit in own["edits"])
+        return cls(own["architecture"], layers, edits, own["shapes"])
+
+
+def plan_of(model: nn.Module) -> PruningPlan | None:
+    """The plan that a cut model carries in its configuration, or None for a model that was not cut."""
+    content = getattr(getattr(model, "config", None), ATTRIBUTE, None)
+    return None if content is None else PruningPlan.from_jsonable(content)
+
+
+def shapes_of(model: PreTrainedModel) -> str:
+    """SHA-256 of the names and shapes of a model's weights, below its base model."""
+    shapes = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
+    return hashlib.sha256("\n".join(sorted(shapes)).encode()).hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _renamed(edit: Edit, name: Any) -> Edit | None:
+    values = vars(edit)
+    changes = {key: name(values[key]) for key in ("module", "tensor", "table") if key in values}
+    return None if None in changes.values() else replace(edit, **changes)
+
+
+def _named(layer: PrunedLayer, name: Any) -> PrunedLayer | None:
+    projection, attention = name(layer.projection), name(layer.attention)
+    return None if projection is None else replace(layer, projection=projection, attention=attention)

@@ -1,0 +1,349 @@
+"""Cut heads out of a model: a row map, a plan, and the proof that the cut model is the masked one.
+
+A wrong layout can fit all shapes and be silently wrong. So no cut model is handed out that was not run beside the
+masked one: what leaves every projection and the model's output must agree.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pytest_bertology.errors import BertologyError, CannotPrune, CutDiffers
+from pytest_bertology.heads import Head, HeadMask
+from pytest_bertology.models import state
+from pytest_bertology.models.counts import TRIALS, Trial, counts
+from pytest_bertology.models.edits import Edit, Rows, apply
+from pytest_bertology.models.layout import Layout, edits, layout
+from pytest_bertology.models.modules import is_linear
+from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of, shapes_of
+from pytest_bertology.models.rows import RowMap, row_maps, why_not_cut
+from pytest_bertology.models.selfcheck import output
+from pytest_bertology.models.shares import first_result
+from pytest_bertology.models.sites import Site
+
+if TYPE_CHECKING:
+    from pytest_bertology.models.under_test import ModelUnderTest
+
+
+def prune(model: ModelUnderTest, mask: HeadMask) -> PreTrainedModel:
+    """A new model without the masked heads, that carries its plan in its configuration; `model` is left as it was.
+
+    Raises CannotPrune, with the reason, where heads of these layers can only be masked, CutDiffers where the cut model
+    was not the masked one.
+    """
+    damped = [head for head in mask.touched if head not in mask.masked]
+    if damped:
+        raise CannotPrune(_name(model), f"{damped[0]}", "its gate is between 0 and 1: a head is cut or kept")
+    with state.evaluating(model.model):
+        cut = _Cutting(model, mask)
+        found = cut.run()
+    _own_tensors(found, model.model)
+    return found
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One site of which heads are to go."""
+
+    site: Site
+    rows: RowMap
+    layout: Layout
+
+
+class _Cutting:
+    """One cut of one model."""
+
+    def __init__(self, model: ModelUnderTest, mask: HeadMask) -> None:
+        self.model = model
+        self.live = model.model
+        self.mask = mask
+        self.sample = model.sample()
+        self.maps = dict(zip(model.sites, row_maps(self.live, model.sites, self.sample), strict=True))
+        self.kept = {
+            site: tuple(head for head in range(site.heads) if mask.gate(Head(site.layer, head, site.stack)) != 0.0)
+            for site in model.sites
+        }
+        self.cuts = [
+            _Cut(site, self.maps[site], layout(site, self.maps[site], self.kept[site]))
+            for site in model.sites
+            if len(self.kept[site]) < site.heads and self._can_be_cut(site)
+        ]
+        self._check_sharing()
+
+    def run(self) -> PreTrainedModel:
+        """Find, kind of attention by kind, which counts have to change; cut; prove; write the plan."""
+        chosen: list[tuple[list[_Cut], Trial]] = []
+        kinds = self._kinds()
+        found: PreTrainedModel | None = None
+        for cuts in kinds:
+            trial, found = self._first_that_holds(cuts)
+            chosen.append((cuts, trial))
+        done = tuple(edit for cuts, trial in chosen for edit in self._edits(cuts, trial))
+        if len(kinds) != 1 or found is None:
+            found = self._cut_and_proven(done, self.mask)
+        plan = self._plan(done)
+        setattr(found.config, ATTRIBUTE, plan.to_jsonable())
+        return found
+
+    # -- what can be cut -----------------------------------------------------------------------------------------------
+
+    def _can_be_cut(self, site: Site) -> bool:
+        """Raise CannotPrune, with the reason, where a site's heads can only be masked."""
+        feeds = self.maps[site].feeds
+        reason = why_not_cut(site, feeds, site.name in self.model.check.joint)
+        if reason is None:
+            modules = [site.projection, *(self.live.get_submodule(feed.name) for feed in feeds)]
+            if state.offloaded(self.live) or any(m.weight.is_meta for m in modules):  # type: ignore[union-attr]
+                reason = "its weights are offloaded"
+            elif not all(m.weight.is_floating_point() for m in modules):  # type: ignore[operator,union-attr]
+                reason = "its weights are quantised"
+            elif not all(is_linear(module) for module in modules):
+                reason = "its rows belong to something else than a linear map"
+        if reason is not None:
+            raise CannotPrune(_name(self.model), site.name, reason)
+        return True
+
+    def _check_sharing(self) -> None:
+        """Projections that several layers use must lose the same rows in all of them."""
+        wanted: dict[int, tuple[str, Any]] = {}
+        for site, found in self.maps.items():
+            plan = layout(site, found, self.kept[site])
+            reads: list[tuple[str, Any]] = [(site.name, self.kept[site])]
+            reads += [(f.name, plan.blank(f.owners) if plan.empty else plan.positions(f.owners)) for f in found.feeds]
+            for name, index in reads:
+                weight: Any = self.live.get_submodule(name).weight
+                other, before = wanted.setdefault(id(weight), (site.name, index))
+                if before != index:
+                    reason = f"it shares weights with {other}, of which other heads are kept: cut the same in both"
+                    raise CannotPrune(_name(self.model), site.name, reason)
+
+    # -- cutting -------------------------------------------------------------------------------------------------------
+
+    def _kinds(self) -> list[list[_Cut]]:
+        """The cuts by kind of attention module: what has to change in one has to change in the others."""
+        kinds: dict[Any, list[_Cut]] = {}
+        for cut in self.cuts:
+            attention = self.live.get_submodule(cut.site.attention)
+            kinds.setdefault((type(attention), len(cut.rows.feeds), cut.layout.empty), []).append(cut)
+        return list(kinds.values())
+
+    def _first_that_holds(self, cuts: Sequence[_Cut]) -> tuple[Trial, PreTrainedModel]:
+        """The first trial under which these sites, cut alone, are the masked ones."""
+        alone = HeadMask.without(
+            self.model.heads,
+            [
+                Head(cut.site.layer, head, cut.site.stack)
+                for cut in cuts
+                for head in range(cut.site.heads)
+                if head not in cut.layout.kept
+            ],
+        )
+        reference = self._reference(alone)
+        first: Exception | None = None
+        tried: list[tuple[Edit, ...]] = []
+        for trial in TRIALS:
+            done = self._edits(cuts, trial)
+            if done in tried:
+                continue
+            tried.append(done)
+            try:
+                return trial, self._cut_and_proven(done, alone, reference)
+            except (BertologyError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+                first = first or error
+        assert first is not None
+        if isinstance(first, CutDiffers):
+            raise first
+        site = cuts[0].site.name
+        raise CannotPrune(_name(self.model), site, f"the model does not run when they are cut ({first})") from first
+
+    def _edits(self, cuts: Iterable[_Cut], trial: Trial) -> tuple[Edit, ...]:
+        done: dict[Edit, None] = {}
+        rows: dict[str, tuple[int, ...]] = {}
+        for cut in cuts:
+            own = edits(cut.layout, cut.rows, shared_bias=self._shared_bias(cut))
+            for edit in (*own, *counts(self.live, cut.layout, cut.rows, trial)):
+                if isinstance(edit, Rows):
+                    if rows.setdefault(edit.module, edit.index) == edit.index and edit in done:
+                        continue
+                done[edit] = None
+        return tuple(done)
+
+    def _shared_bias(self, cut: _Cut) -> str | None:
+        """The table of a position bias that this layer computes and hands on to others (T5)."""
+        attention: Any = self.live.get_submodule(cut.site.attention)
+        table = f"{cut.site.attention}.relative_attention_bias"
+        if not hasattr(attention, "compute_bias") or not any(t.name == f"{table}.weight" for t in cut.rows.tensors):
+            return None
+        others = [found for site, found in self.maps.items() if site.stack == cut.site.stack and site is not cut.site]
+        return table if any(found.given for found in others) else None
+
+    def _cut_and_proven(
+        self, done: Sequence[Edit], mask: HeadMask, reference: _Reference | None = None
+    ) -> PreTrainedModel:
+        found = structure_of(self.live)
+        apply(found, done)
+        _tie_again(found, self.live)
+        self._prove(found, mask, reference or self._reference(mask))
+        return found
+
+    # -- the proof -----------------------------------------------------------------------------------------------------
+
+    def _reference(self, mask: HeadMask) -> _Reference:
+        with torch.no_grad():
+            plain = _Seen.of(self.live, self.model.sites, self.sample)
+            with self.model.exactly(mask):
+                masked = _Seen.of(self.live, self.model.sites, self.sample)
+        return _Reference(plain, masked)
+
+    def _prove(self, cut: PreTrainedModel, mask: HeadMask, reference: _Reference) -> None:
+        """The cut model is the masked one at every projection and at the output, on real tokens.
+
+        And the mask moved something, unless all of its heads are idle.
+        """
+        with torch.no_grad():
+            found = _Seen.of(cut, self.model.sites, self.sample)
+        allowed = tolerance(self.live.dtype)
+        moved = False
+        pairs = zip(reference.plain.named(), reference.masked.named(), found.named(), strict=True)
+        for (name, plain), (_, masked), (_, own) in pairs:
+            if masked.shape != own.shape:
+                raise CutDiffers(_name(self.model), name, f"its shape is {tuple(own.shape)}, not {tuple(masked.shape)}")
+            plain, masked, own = (self._real(tensor) for tensor in (plain, masked, own))
+            scale = _largest(masked) or _largest(plain) or 1.0
+            if name == "the output":
+                scale = max(1.0, scale)
+            difference = _difference(masked, own)
+            if not difference <= allowed * scale:
+                raise CutDiffers(_name(self.model), name, f"they differ by {difference:.3g} of {scale:.3g}")
+            moved = moved or _difference(masked, plain) > 0.0
+        live = [head for head in mask.masked if head not in self.model.check.idle]
+        if live and not moved:
+            raise CutDiffers(_name(self.model), "the output", "the mask itself moves nothing, so nothing is proven")
+
+    def _real(self, tensor: Tensor) -> Tensor:
+        """What belongs to real tokens, where a tensor has as many positions as the sample."""
+        attention = self.sample.get("attention_mask")
+        if isinstance(attention, Tensor) and tensor.shape[:2] == attention.shape:
+            tensor = tensor[attention.bool()]
+        return tensor.double()
+
+    # -- the plan ------------------------------------------------------------------------------------------------------
+
+    def _plan(self, done: Sequence[Edit]) -> PruningPlan:
+        before = plan_of(self.live)
+        if before is not None:
+            return before.followed_by({site.name: kept for site, kept in self.kept.items()}, done)
+        layers = tuple(
+            PrunedLayer(site.stack, site.layer, site.heads, self.kept[site], site.name, site.attention)
+            for site in self.model.sites
+        )
+        return PruningPlan(_name(self.model), layers, tuple(done), shapes_of(self.live))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What left each projection, and the model, in one run."""
+
+    projections: Mapping[str, Sequence[Tensor]]
+    outputs: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> _Seen:
+        """Run the model; a projection is known by its name."""
+        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        handles = []
+        for name, results in found.items():
+
+            def note(module: nn.Module, args: Any, result: Any, results: list[Tensor] = results) -> None:
+                results.append(first_result(result))
+
+            handles.append(model.get_submodule(name).register_forward_hook(note))
+        try:
+            return cls(found, output(model, sample))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        """All of it, in order."""
+        inside = [(name, result) for name, results in self.projections.items() for result in results]
+        return inside + [("the output", tensor) for tensor in self.outputs]
+
+
+@dataclass(frozen=True)
+class _Reference:
+    plain: _Seen
+    masked: _Seen
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far a cut model may be from the masked one by rounding, in units of the largest number."""
+    return {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 5e-2)
+
+
+def _largest(tensor: Tensor) -> float:
+    finite = tensor[torch.isfinite(tensor)] if not bool(torch.isfinite(tensor).all()) else tensor
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference; numbers that are not finite must be the same on both sides."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    if not one.numel() or bool(same.all()):
+        return 0.0
+    largest = float((one - other)[~same].abs().max())
+    return largest if largest == largest else float("inf")
+
+
+def _name(model: ModelUnderTest) -> str:
+    return type(model.model).__name__
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def structure_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the modules that shares the tensors: nothing large is copied before it is known what stays."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, dict(shared))
+
+
+def _own_tensors(cut: PreTrainedModel, original: PreTrainedModel) -> None:
+    """Give the cut model copies of the tensors it still shares with the original, tied ones tied."""
+    shared = {id(tensor) for tensor in (*original.parameters(), *original.buffers())}
+    copies: dict[int, Any] = {}
+    for module in cut.modules():
+        for place in (module._parameters, module._buffers):
+            for name, tensor in place.items():
+                if tensor is None or id(tensor) not in shared:
+                    continue
+                if id(tensor) not in copies:
+                    own = tensor.detach().clone()
+                    if isinstance(tensor, nn.Parameter):
+                        own = nn.Parameter(own, requires_grad=tensor.requires_grad)
+                    copies[id(tensor)] = own
+                place[name] = copies[id(tensor)]
+
+
+def _tie_again(cut: PreTrainedModel, original: PreTrainedModel) -> None:
+    """Weights that were one tensor in the original are one in the cut model."""
+    tied: dict[int, list[str]] = {}
+    for name, parameter in original.named_parameters(remove_duplicate=False):
+        tied.setdefault(id(parameter), []).append(name)
+    for names in tied.values():
+        if len(names) > 1:
+            places = [name.rpartition(".") for name in names]
+            first = getattr(cut.get_submodule(places[0][0]), places[0][2])
+            for path, _, own in places[1:]:
+                module = cut.get_submodule(path)
+                if getattr(module, own) is not first:
+                    if getattr(module, own).shape != first.shape:
+                        raise CannotPrune(type(original).__name__, path, "it shares weights with a layer cut otherwise")
+                    module._parameters[own] = first
