@@ -11,24 +11,34 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pytest_bertology.checks.candidates import assert_same_outputs
+    from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
     from pytest_bertology.checks.verdicts import CheckFailed
+    from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
     from pytest_bertology.engine.batching import Batching
     from pytest_bertology.engine.store import ResultStore, using_store
     from pytest_bertology.errors import BertologyError, BertologyWarning
     from pytest_bertology.heads import Head, HeadMap, HeadMask, HeadScores
+    from pytest_bertology.measures.agreement import Agreement
+    from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.importance import head_importance
     from pytest_bertology.measures.retention import Retention
+    from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
+    from pytest_bertology.measures.timing import Timing, timing
+    from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
     from pytest_bertology.tasks import Task, load_task
 
 _HOMES = {
     "BertologyError": "errors",
     "BertologyWarning": "errors",
+    "Agreement": "measures.agreement",
     "Batching": "engine.batching",
     "CheckFailed": "checks.verdicts",
+    "Cost": "measures.cost",
     "Head": "heads",
     "HeadMap": "heads",
     "HeadMask": "heads",
@@ -37,23 +47,38 @@ _HOMES = {
     "Outcomes": "measures.evaluation",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
+    "Sizes": "checks.costs",
+    "Sparsity": "measures.sparsity",
     "Task": "tasks",
+    "Timing": "measures.timing",
+    "WeightChanges": "measures.weights",
+    "ZeroPattern": "measures.sparsity",
+    "assert_faster": "checks.costs",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
     "assert_metric_retained": "checks.retention",
+    "assert_only_changed": "checks.weights",
     "assert_ranking_agrees": "checks.ranking",
+    "assert_same_outputs": "checks.candidates",
+    "assert_smaller": "checks.costs",
+    "assert_sparsity": "checks.weights",
+    "assert_sparsity_preserved": "checks.weights",
+    "cost": "measures.cost",
     "evaluate": "measures.evaluation",
     "head_importance": "measures.importance",
     "load_model": "models",
     "load_task": "tasks",
+    "timing": "measures.timing",
     "using_store": "engine.store",
 }
 
 __all__ = [  # noqa: RUF022
     "BertologyError",
     "BertologyWarning",
+    "Agreement",
     "Batching",
     "CheckFailed",
+    "Cost",
     "Head",
     "HeadMap",
     "HeadMask",
@@ -62,15 +87,28 @@ __all__ = [  # noqa: RUF022
     "Outcomes",
     "ResultStore",
     "Retention",
+    "Sizes",
+    "Sparsity",
     "Task",
+    "Timing",
+    "WeightChanges",
+    "ZeroPattern",
+    "assert_faster",
     "assert_heads_in_top",
     "assert_heads_prunable",
     "assert_metric_retained",
+    "assert_only_changed",
     "assert_ranking_agrees",
+    "assert_same_outputs",
+    "assert_smaller",
+    "assert_sparsity",
+    "assert_sparsity_preserved",
+    "cost",
     "evaluate",
     "head_importance",
     "load_model",
     "load_task",
+    "timing",
     "using_store",
 ]
 

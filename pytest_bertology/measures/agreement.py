@@ -27,6 +27,8 @@ class Agreement:
     """(examples,) the largest absolute difference of a logit; of the example's loss for language models."""
     flipped: Array | None = field(repr=False)
     """(items,) where the predictions differ, items being examples or judged tokens; None for regressions."""
+    order: tuple[int, ...] = ()
+    """Where each of the reference's labels stands among the model's logits."""
 
     def __repr__(self) -> str:
         return (
@@ -75,7 +77,7 @@ def agreement(
     else:
         apart = np.abs(_wide(ours)[:, order] - _wide(theirs)).max(axis=1)
         differences = np.maximum.reduceat(apart, np.cumsum(ours.raw.counts) - ours.raw.counts)
-    return Agreement(ours, theirs, differences, _flipped(ours, theirs, order))
+    return Agreement(ours, theirs, differences, _flipped(ours, theirs, order), tuple(order))
 
 
 def _check_tokens(model: ModelUnderTest, reference: ModelUnderTest, task: Task) -> None:
