@@ -213,7 +213,9 @@ def _given(model: ModelUnderTest, reference: ModelUnderTest, inputs: Inputs | No
     """The inputs for either model: those given, or its sample, which must be of one shape for both."""
     if inputs is not None:
         if not isinstance(inputs, Mapping) or not inputs:
-            raise InvalidArgument("inputs", inputs, "the keyword inputs of one forward pass, {'input_ids': ...}")
+            raise InvalidArgument(
+                "inputs", type(inputs).__name__, "the keyword inputs of one forward pass, {'input_ids': ...}"
+            )
         placed = tree_map_only(Tensor, lambda tensor: tensor.to(model.device), dict(inputs))
         return (placed,), (placed,)
     ours, theirs = model.sample(), reference.sample()
