@@ -224,12 +224,50 @@ class CutDiffers(CannotPrune):
         super().__init__(architecture, site, f"the cut model is not the masked one: {difference}")
 
 
+class CannotSave(BertologyError):
+    """A model that could not be written, or did not come back as it was; what was there before still is."""
+
+    def __init__(self, folder: str, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(f"the model was not saved to {folder!r}: {reason}. What was there before is untouched.")
+
+
 class InvalidPlan(BertologyError):
     """A pruned checkpoint whose plan cannot be followed."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the plan of a pruned model cannot be followed: {reason}")
+
+
+class UnknownLayer(BertologyError, LookupError):
+    """A layer was named that the model does not have."""
+
+    def __init__(self, layer: object, known: str) -> None:
+        self.layer = layer
+        self.known = known
+        super().__init__(f"there is no layer {layer!r}: the model has {known}")
+
+
+class CannotDropLayers(BertologyError):
+    """Layers that cannot be skipped, or not be left out of a model that transformers builds by itself."""
+
+    def __init__(self, architecture: str, reason: str) -> None:
+        self.architecture = architecture
+        self.reason = reason
+        super().__init__(f"layers of {architecture} cannot be dropped: {reason}")
+
+
+class SkippedByAnotherThread(BertologyError):
+    """A thread ran a model of which another thread skips layers."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        super().__init__(
+            f"another thread skips layers of this {architecture}, which holds only in the thread that entered it. Run "
+            "the model there, or give this thread a model of its own (copy.deepcopy(model), before layers are skipped)."
+        )
 
 
 class SelfCheckFailed(BertologyError):

@@ -17,7 +17,8 @@ from pytest_bertology.errors import BertologyError, CannotGate, ModelNotFound, U
 from pytest_bertology.heads import HeadMap
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config, saved_class
-from pytest_bertology.models.loading import Quiet, from_source, load_model, place
+from pytest_bertology.models.loading import from_source, load_model, place
+from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.rows import feeds, kv_heads, why_not_cut
 from pytest_bertology.models.sampling import make_sample
 from pytest_bertology.models.sites import Site

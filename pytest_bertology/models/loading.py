@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from pytest_bertology.errors import (
     IncompleteCheckpoint,
@@ -20,6 +19,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.models import compiling
 from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_of_config, kind_of_model, saved_class
+from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.state import input_device
 from pytest_bertology.models.under_test import ModelUnderTest
 from pytest_bertology.names import DTYPES
@@ -209,18 +209,3 @@ def _short(name: str) -> str:
     """A folder's own name; a hub name as it is."""
     path = Path(name)
     return path.resolve().name if path.exists() else name
-
-
-class Quiet:
-    """No progress bars and load reports: what matters of them is raised as an error."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers_logging.get_verbosity()
-        self._bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *raised: object) -> None:
-        transformers_logging.set_verbosity(self._verbosity)
-        if self._bars:
-            transformers_logging.enable_progress_bar()

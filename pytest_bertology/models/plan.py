@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_bertology.errors import InvalidPlan
 from pytest_bertology.heads import Head, HeadMap
@@ -47,8 +47,25 @@ class PruningPlan:
     layers: tuple[PrunedLayer, ...]
     """All attention layers, in the order of the head map."""
     edits: tuple[Edit, ...]
-    shapes: str
-    """SHA-256 of the names and shapes of the uncut model's weights."""
+    prefix: str
+    """Where the base model is within that class; "" for the base model itself, or where the plan is of the whole."""
+    whole: bool
+    """Whether something is cut outside the base model: then no other class can follow the plan."""
+    shapes: tuple[tuple[str, str], ...]
+    """The weights of the cut modules, and the shapes that they had before, "64x64"."""
+    config: tuple[tuple[str, int], ...]
+    """What the configuration, which stays the uncut model's, says of layers, heads and sizes."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, layers: Sequence[PrunedLayer], edits: Sequence[Edit]) -> PruningPlan:
+        """The plan of a first cut of `model`, which has its weights still."""
+        prefix = base_of(model)
+        paths = [path for edit in edits for path in _paths(edit)]
+        whole = bool(prefix) and not all(path.startswith(f"{prefix}.") for path in paths)
+        prefix = "" if whole else prefix
+        shapes = tuple(_shapes(model, edits).items())
+        sizes = tuple(sorted(_sizes(model.config).items()))
+        return cls(type(model).__name__, tuple(layers), tuple(edits), prefix, whole, shapes, sizes)
 
     @property
     def original(self) -> HeadMap:
@@ -99,15 +116,18 @@ class PruningPlan:
             raise InvalidPlan(f"it does not know the heads of {', '.join(found)}")
         return tuple(placed)
 
-    def followed_by(self, kept: Mapping[str, tuple[int, ...]], edits: Sequence[Edit]) -> PruningPlan:
-        """This plan, and another cut: per projection the heads kept, by their present numbers."""
+    def followed_by(
+        self, model: PreTrainedModel, kept: Mapping[str, tuple[int, ...]], edits: Sequence[Edit]
+    ) -> PruningPlan:
+        """This plan, and another cut of `model`: per projection the heads kept, by their present numbers."""
         layers = tuple(
             replace(layer, kept=tuple(layer.kept[i] for i in kept[layer.projection]))
             if layer.projection in kept
             else layer
             for layer in self.layers
         )
-        return replace(self, layers=layers, edits=(*self.edits, *edits))
+        shapes = _shapes(model, edits) | dict(self.shapes)  # what was cut before had its first shape before that
+        return replace(self, layers=layers, edits=(*self.edits, *edits), shapes=tuple(shapes.items()))
 
     def renamed(self, container: str, blocks: Sequence[int]) -> PruningPlan:
         """The plan of the model of which only these children of a module list are left."""
@@ -125,15 +145,46 @@ class PruningPlan:
         for layer in filter(None, layers):
             numbers[layer.stack] = numbers.get(layer.stack, -1) + 1
             counted.append(replace(layer, layer=numbers[layer.stack]))
-        return replace(self, layers=tuple(counted), edits=tuple(edit for edit in edits if edit is not None))
+        shapes = [(name(path), shape) for path, shape in self.shapes]
+        return replace(
+            self,
+            layers=tuple(counted),
+            edits=tuple(edit for edit in edits if edit is not None),
+            shapes=tuple((path, shape) for path, shape in shapes if path is not None),
+        )
+
+    def for_class(self, model: PreTrainedModel) -> PruningPlan:
+        """This plan with the module paths that `model`, of another class with the same base model, has."""
+        prefix = base_of(model)
+        if self.whole and type(model).__name__ != self.architecture:
+            raise InvalidPlan(f"it cuts parts that only a {self.architecture} has; load it as that")
+        if self.whole or prefix == self.prefix:
+            return self
+
+        def name(path: str) -> str:
+            below = path.removeprefix(f"{self.prefix}.") if self.prefix else path
+            return f"{prefix}.{below}" if prefix else below
+
+        edits = tuple(edit for edit in (_renamed(edit, name) for edit in self.edits) if edit is not None)
+        layers = tuple(layer for layer in (_named(layer, name) for layer in self.layers) if layer is not None)
+        shapes = tuple((name(path), shape) for path, shape in self.shapes)
+        return replace(self, edits=edits, layers=layers, prefix=prefix, shapes=shapes)
 
     def apply(self, model: PreTrainedModel) -> None:
         """Cut a model that was built from the uncut configuration; raises InvalidPlan where it is another model."""
-        if shapes_of(model) != self.shapes:
-            raise InvalidPlan(
-                f"it was made for a {self.architecture} with weights of other names or shapes than this "
-                f"{type(model).__name__} has: the configuration was changed, or the plan is another model's"
-            )
+        now = _sizes(model.config)
+        changed = [
+            f"{name} is {now.get(name)} and was {value}" for name, value in self.config if now.get(name) != value
+        ]
+        if changed:
+            raise InvalidPlan(f"the configuration is not the one it was made for: {', '.join(changed)}")
+        found = {name: "x".join(map(str, tensor.shape)) for name, tensor in _tensors(model)}
+        for name, shape in self.shapes:
+            if found.get(name) != shape:
+                raise InvalidPlan(
+                    f"it was made for a {self.architecture} whose {name} is {shape}; this {type(model).__name__} has "
+                    f"{found.get(name, 'none')}: the plan is another model's"
+                )
         apply(model, self.edits)
 
     # -- as plain data -------------------------------------------------------------------------------------------------
@@ -145,7 +196,10 @@ class PruningPlan:
             "architecture": self.architecture,
             "layers": [{**asdict(layer), "kept": list(layer.kept)} for layer in self.layers],
             "edits": [to_jsonable(edit) for edit in self.edits],
-            "shapes": self.shapes,
+            "prefix": self.prefix,
+            "whole": self.whole,
+            "shapes": dict(self.shapes),
+            "config": dict(self.config),
             "versions": {"transformers": transformers.__version__, "torch": str(torch.__version__)},
         }
         return {**content, "digest": _digest(content)}
@@ -161,7 +215,14 @@ class PruningPlan:
             raise InvalidPlan("it was changed after it was written: its digest does not fit")
         layers = tuple(PrunedLayer(**{**layer, "kept": tuple(layer["kept"])}) for layer in own["layers"])
         edits = tuple(from_jsonable(edit) for edit in own["edits"])
-        return cls(own["architecture"], layers, edits, own["shapes"])
+        return cls(
+            own["architecture"],
+            layers,
+            edits,
+            own["prefix"],
+            own["whole"],
+            *map(_pairs, (own["shapes"], own["config"])),
+        )
 
 
 def plan_of(model: nn.Module) -> PruningPlan | None:
@@ -170,19 +231,55 @@ def plan_of(model: nn.Module) -> PruningPlan | None:
     return None if content is None else PruningPlan.from_jsonable(content)
 
 
-def shapes_of(model: PreTrainedModel) -> str:
-    """SHA-256 of the names and shapes of a model's weights, below its base model."""
-    shapes = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
-    return hashlib.sha256("\n".join(sorted(shapes)).encode()).hexdigest()
+def base_of(model: PreTrainedModel) -> str:
+    """The module path of a model's base model; "" where it is one itself."""
+    return "" if model.base_model is model else str(model.base_model_prefix)
+
+
+def _tensors(model: PreTrainedModel) -> list[tuple[str, Any]]:
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def _shapes(model: PreTrainedModel, edits: Sequence[Edit]) -> dict[str, str]:
+    """The tensors that the edits touch, and their shapes."""
+    touched = {path for edit in edits for path in _paths(edit)}
+    return {
+        name: "x".join(map(str, tensor.shape))
+        for name, tensor in _tensors(model)
+        if name in touched or name.rpartition(".")[0] in touched
+    }
+
+
+def _sizes(config: Any, path: str = "") -> dict[str, int]:
+    """The numbers of a configuration that say how a model is built, those of its parts among them."""
+    found: dict[str, int] = {}
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            found |= _sizes(value, f"{path}{name}.")
+        elif type(value) is int and any(part in name for part in _BUILT) and "vocab" not in name:
+            found[f"{path}{name}"] = value
+    return found
+
+
+_BUILT = ("head", "layer", "size", "dim", "embd", "d_model", "d_kv", "d_ff")
+
+
+def _pairs(content: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(content.items()))
 
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _paths(edit: Edit) -> list[str]:
+    """The module paths that an edit names."""
+    return [vars(edit)[key] for key in ("module", "tensor", "table") if vars(edit).get(key) is not None]
+
+
 def _renamed(edit: Edit, name: Any) -> Edit | None:
     values = vars(edit)
-    changes = {key: name(values[key]) for key in ("module", "tensor", "table") if key in values}
+    changes = {key: name(values[key]) for key in ("module", "tensor", "table") if values.get(key)}
     return None if None in changes.values() else replace(edit, **changes)
 
 

@@ -19,10 +19,11 @@ from pytest_bertology.errors import BertologyError, CannotPrune, CutDiffers
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.models import state
 from pytest_bertology.models.counts import TRIALS, Trial, counts
-from pytest_bertology.models.edits import Edit, Rows, apply
+from pytest_bertology.models.edits import Columns, Edit, Rows, apply
 from pytest_bertology.models.layout import Layout, edits, layout
 from pytest_bertology.models.modules import is_linear
-from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of, shapes_of
+from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of
+from pytest_bertology.models.reduced import HeadColumns
 from pytest_bertology.models.rows import RowMap, row_maps, why_not_cut
 from pytest_bertology.models.selfcheck import output
 from pytest_bertology.models.shares import first_result
@@ -100,9 +101,9 @@ class _Cutting:
         reason = why_not_cut(site, feeds, site.name in self.model.check.joint)
         if reason is None:
             modules = [site.projection, *(self.live.get_submodule(feed.name) for feed in feeds)]
-            if state.offloaded(self.live) or any(m.weight.is_meta for m in modules):  # type: ignore[union-attr]
+            if state.offloaded(self.live) or any(m.weight.is_meta for m in modules):
                 reason = "its weights are offloaded"
-            elif not all(m.weight.is_floating_point() for m in modules):  # type: ignore[operator,union-attr]
+            elif not all(m.weight.is_floating_point() for m in modules):
                 reason = "its weights are quantised"
             elif not all(is_linear(module) for module in modules):
                 reason = "its rows belong to something else than a linear map"
@@ -165,24 +166,32 @@ class _Cutting:
 
     def _edits(self, cuts: Iterable[_Cut], trial: Trial) -> tuple[Edit, ...]:
         done: dict[Edit, None] = {}
-        rows: dict[str, tuple[int, ...]] = {}
+        changed: set[tuple[str, int]] = set()
         for cut in cuts:
-            own = edits(cut.layout, cut.rows, shared_bias=self._shared_bias(cut))
+            own = edits(cut.layout, cut.rows, self._hands_on(cut))
             for edit in (*own, *counts(self.live, cut.layout, cut.rows, trial)):
-                if isinstance(edit, Rows):
-                    if rows.setdefault(edit.module, edit.index) == edit.index and edit in done:
-                        continue
+                if isinstance(edit, Rows | Columns):
+                    module = (edit.kind, id(self.live.get_submodule(edit.module)))
+                    if module in changed:
+                        continue  # layers share it, and lose the same of it
+                    changed.add(module)
                 done[edit] = None
         return tuple(done)
 
-    def _shared_bias(self, cut: _Cut) -> str | None:
-        """The table of a position bias that this layer computes and hands on to others (T5)."""
-        attention: Any = self.live.get_submodule(cut.site.attention)
-        table = f"{cut.site.attention}.relative_attention_bias"
-        if not hasattr(attention, "compute_bias") or not any(t.name == f"{table}.weight" for t in cut.rows.tensors):
-            return None
-        others = [found for site, found in self.maps.items() if site.stack == cut.site.stack and site is not cut.site]
-        return table if any(found.given for found in others) else None
+    def _hands_on(self, cut: _Cut) -> tuple[int, str | None] | None:
+        """Where this layer returns a position bias that it made and later layers are given (T5), and its table."""
+        attention = cut.site.attention
+        if any(given.returned is not None for given in cut.rows.given):
+            return None  # made by a layer before it
+        inside = self.live.get_submodule(attention).named_modules(prefix=attention)
+        before = [name for name, module in inside if isinstance(module, HeadColumns)]
+        if before:
+            return 0, before[0]  # of a model cut before: the place is known to it
+        sources = [given.source for found in self.maps.values() for given in found.given]
+        place = next((source[1] for source in sources if source is not None and source[0] == attention), None)
+        tables = [t.name.removesuffix(".weight") for t in cut.rows.tensors if t.axis == 1]
+        tables = [t for t in tables if isinstance(self.live.get_submodule(t), nn.Embedding)]
+        return None if place is None else (place, tables[0] if tables else None)
 
     def _cut_and_proven(
         self, done: Sequence[Edit], mask: HeadMask, reference: _Reference | None = None
@@ -239,12 +248,12 @@ class _Cutting:
     def _plan(self, done: Sequence[Edit]) -> PruningPlan:
         before = plan_of(self.live)
         if before is not None:
-            return before.followed_by({site.name: kept for site, kept in self.kept.items()}, done)
+            return before.followed_by(self.live, {site.name: kept for site, kept in self.kept.items()}, done)
         layers = tuple(
             PrunedLayer(site.stack, site.layer, site.heads, self.kept[site], site.name, site.attention)
             for site in self.model.sites
         )
-        return PruningPlan(_name(self.model), layers, tuple(done), shapes_of(self.live))
+        return PruningPlan.of(self.live, layers, done)
 
 
 @dataclass(frozen=True)

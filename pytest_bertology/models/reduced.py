@@ -46,7 +46,8 @@ class ReducedLinear(nn.Module):
             return inputs.new_zeros(*inputs.shape[:-1], self.out_features)
         if self.reads is not None:
             inputs = inputs.index_select(-1, self._index("reads", self.reads, inputs.device))
-        result = functional.linear(inputs, self.weight, self.bias)
+        bias: Any = self.bias
+        result = functional.linear(inputs, self.weight, bias)
         if self.writes is None:
             return result
         if ZERO in self.writes:  # the index of a number behind the last
@@ -63,7 +64,9 @@ class ReducedLinear(nn.Module):
         if key not in self._placed:
             rows = self.weight.shape[0]
             with torch.inference_mode(False):
-                self._placed[key] = torch.tensor([rows if v == ZERO else v for v in values], dtype=torch.long, device=device)
+                self._placed[key] = torch.tensor(
+                    [rows if v == ZERO else v for v in values], dtype=torch.long, device=device
+                )
         return self._placed[key]
 
 
@@ -73,13 +76,14 @@ class HeadColumns(nn.Embedding):
     What it would return for all heads is kept until the layer has run: the layers after it need it whole.
     """
 
-    columns: tuple[int, ...]
-    whole: Tensor | None
+    columns: tuple[int, ...] = ()
+    whole: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(…) to (…, heads left)."""
-        self.whole = super().forward(input)
-        return self.whole[..., list(self.columns)]
+        whole = super().forward(input)
+        self.whole = whole
+        return whole[..., list(self.columns)]
 
 
 def rows_of(module: nn.Module) -> int:

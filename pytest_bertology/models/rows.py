@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,10 @@ class Given:
     argument: int | str
     axis: int
     """The axis of heads, along which there may be a multiple (batch * heads)."""
+    source: tuple[str, int] | None = None
+    """The attention module that returned it, and its place in what that returned."""
+    returned: int | None = None
+    """Its place in what this module returns, where it hands the tensor on as it is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def row_maps(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str,
         stack.enter_context(torch.enable_grad())
         stack.enter_context(search.prepared())
         model(**sample)
-    return [search.found[id(site)] for site in sites]
+    return [search.handed_on(search.found[id(site)]) for site in sites]
 
 
 def feeds(model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> list[tuple[Feed, ...]]:
@@ -102,7 +106,7 @@ def groups_of(site: Site, feed: Sequence[Feed]) -> tuple[frozenset[int], ...] | 
     Rows that feed all heads (one key-value head for all, or what is projected again for each head) make no group.
     """
     every = frozenset(range(site.heads))
-    groups = {owners for part in feed for owners in part.owners if 1 < len(owners) and owners != every}
+    groups = {owners for part in feed for owners in part.owners if len(owners) > 1 and owners != every}
     found = sorted(groups or {frozenset({head}) for head in every}, key=min)
     if sum(map(len, found)) != site.heads or frozenset[int]().union(*found) != every:
         return None
@@ -132,6 +136,10 @@ class _Search:
     sites: Sequence[Site]
     found: dict[int, RowMap] = field(default_factory=dict)
     variables: list[tuple[_Source, Tensor]] = field(default_factory=list)
+    returns: list[tuple[tuple[str, int], Tensor]] = field(default_factory=list)
+    """What attention modules returned, and in which place."""
+    passed: dict[_Source, tuple[tuple[str, int] | None, Tensor]] = field(default_factory=dict)
+    """What attention modules were given: where it came from, and what they were given instead."""
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -143,6 +151,7 @@ class _Search:
                     stack.callback(module.register_forward_hook(self._cut(name)).remove)
             for name, module in attentions.items():
                 stack.callback(module.register_forward_pre_hook(self._give(name), with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(self._took(name)).remove)
             for name in {name.rpartition(".")[0] for name in attentions}:
                 stack.enter_context(self._near(name))
             for site in self.sites:
@@ -166,13 +175,24 @@ class _Search:
                 if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 3:
                     return value
                 detached = value.detach().requires_grad_()
-                self.variables.append((("given", name, argument), detached))
-                return detached.clone()
+                source: _Source = ("given", name, argument)
+                self.variables.append((source, detached))
+                came = next((place for place, tensor in reversed(self.returns) if tensor is value), None)
+                self.passed[source] = (came, instead := detached.clone())
+                return instead
 
             args = tuple(variable(place, value) for place, value in enumerate(args))
             return args, {key: variable(key, value) for key, value in kwargs.items()}
 
         return give
+
+    def _took(self, name: str) -> Any:
+        def took(module: nn.Module, args: Any, result: Any) -> None:
+            for place, value in enumerate(result if isinstance(result, tuple) else ()):
+                if isinstance(value, Tensor):
+                    self.returns.append(((name, place), value))
+
+        return took
 
     @contextmanager
     def _near(self, path: str) -> Iterator[None]:
@@ -181,7 +201,7 @@ class _Search:
         frozen: list[Tensor] = []
         try:
             for name, module in self.model.get_submodule(path).named_modules(prefix=path):
-                if is_linear(module):
+                if is_linear(module) or isinstance(module, nn.modules.batchnorm._BatchNorm):
                     continue
                 for own, tensor in (*module._parameters.items(), *module._buffers.items()):
                     if tensor is None or not tensor.is_floating_point() or tensor.is_meta:
@@ -228,6 +248,15 @@ class _Search:
                     given.append(Given(name, argument, axis))
         return RowMap(tuple(rows), tuple(tensors), tuple(given))
 
+    def handed_on(self, found: RowMap) -> RowMap:
+        """With where given tensors came from, and where they went, which is known when the model has run."""
+        return replace(found, given=tuple(map(self._handed_on, found.given)))
+
+    def _handed_on(self, given: Given) -> Given:
+        source, instead = self.passed[("given", given.module, given.argument)]
+        own = (place for place, tensor in self.returns if tensor is instead and place[0] == given.module)
+        return replace(given, source=source, returned=next((place for _, place in own), None))
+
     def _owned(self, site: Site, context: Tensor) -> dict[_Source, list[Owners]]:
         """Per variable that feeds a head, and per axis of it, the heads that each position feeds."""
         context = context.movedim(site.feature_axis, -1)
@@ -239,21 +268,26 @@ class _Search:
             own = (context * weights)[..., site.slice(head)].sum()
             if not own.requires_grad or not tensors:
                 continue
-            slopes = torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)
+            slopes: Sequence[Tensor | None] = torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)
             for (source, variable), slope in zip(self.variables, slopes, strict=True):
                 if slope is None:
                     continue
-                axes = owners.setdefault(source, [[set() for _ in range(n)] for n in variable.shape])
-                if len(axes) != slope.ndim or len(axes[-1]) != slope.shape[-1]:
-                    continue
                 used = slope.ne(0)
-                for axis, positions in enumerate(axes):
-                    if source[0] == "rows" and axis != slope.ndim - 1:
-                        continue
-                    for position in used.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist():
-                        positions[position].add(head)
+                if source[0] == "rows":  # the last axis alone, whatever shapes it is called with
+                    used = used.reshape(-1, used.shape[-1]).any(0)
+                axes = owners.setdefault(source, [[set() for _ in range(n)] for n in used.shape])
+                if [len(axis) for axis in axes] == list(used.shape):
+                    _note(axes, used, head)
         found = {source: [tuple(map(frozenset, axis)) for axis in axes] for source, axes in owners.items()}
         return {source: axes for source, axes in found.items() if any(axes[-1])}
+
+
+def _note(axes: Sequence[Sequence[set[int]]], used: Tensor, head: int) -> None:
+    """Add a head to the positions, along each axis, that it uses."""
+    for axis, positions in enumerate(axes):
+        along = used.movedim(axis, 0).reshape(used.shape[axis], -1).any(1)
+        for position in along.nonzero().flatten().tolist():
+            positions[position].add(head)
 
 
 def _axis_of_heads(by_axis: Sequence[Owners], heads: int) -> int | None:

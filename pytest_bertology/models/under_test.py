@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +19,14 @@ from transformers import PreTrainedModel
 from pytest_bertology.errors import (
     BertologyError,
     BertologyWarning,
+    CannotPrune,
     CannotSample,
+    CannotSave,
     InvalidGate,
     MaskOfAnotherModel,
     NoHeadSelected,
     NoTokenizer,
+    SelfCheckFailed,
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
@@ -30,6 +35,7 @@ from pytest_bertology.models.gating import Gating
 from pytest_bertology.models.plan import PruningPlan, plan_of
 from pytest_bertology.models.pruning import prune
 from pytest_bertology.models.sampling import make_sample
+from pytest_bertology.models.saving import save
 from pytest_bertology.models.selfcheck import SelfCheck, self_check
 from pytest_bertology.models.sites import Site
 
@@ -152,7 +158,24 @@ class ModelUnderTest:
         mask = self.as_mask(heads)
         if not mask.touched:
             raise NoHeadSelected("no head is to be cut", "Name the heads to cut.")
-        return self._with(prune(self, mask))
+        cut = prune(self, mask)
+        try:
+            return self._with(cut)
+        except SelfCheckFailed as error:
+            reason = f"what would be left cannot be trusted ({error.site}: {error.problem})"
+            raise CannotPrune(type(self.model).__name__, f"{len(mask.masked)} heads", reason) from error
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write model and tokenizer to a folder that `load_model` reads, as transformers' Auto classes do.
+
+        Safetensors only; what was written is read back and compared, bit for bit, and then put in place in one step:
+        an interrupted save leaves what was there. For a cut model the configuration holds its plan (heads kept, by
+        their names in the uncut model; what was cut; hashes of the weight files): plain `AutoModel….from_pretrained`
+        reads it once `pytest_bertology.models` was imported. Raises CannotSave.
+        """
+        if self._gating.depth():
+            raise CannotSave(os.fspath(folder), "a mask is in force, and it would not be saved: leave it first")
+        return save(self.model, self.tokenizer, folder)
 
     def _with(self, model: PreTrainedModel) -> ModelUnderTest:
         """Another model, for the same inputs."""
