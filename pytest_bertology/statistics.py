@@ -110,7 +110,7 @@ def median_bounds(values: Array, confidence: float) -> tuple[float, float]:
     if n < pairs_needed(confidence):
         return float("-inf"), float("inf")
     ranks = np.arange(1, n + 1)
-    k = int(ranks[stats.binom.sf(ranks - 1, n, 0.5) >= confidence][-1])
+    k = int(ranks[stats.binom.sf(ranks - 1, n, 0.5) >= confidence - 1e-12][-1])
     return float(ordered[k - 1]), float(ordered[n - k])
 
 
