@@ -68,9 +68,7 @@ class _Run:
     """Modules that ran, and which of all calls was their first."""
 
 
-def discover(
-    model: PreTrainedModel, sample: Mapping[str, Any], headless: Collection[str] = frozenset()
-) -> Discovery:
+def discover(model: PreTrainedModel, sample: Mapping[str, Any], headless: Collection[str] = frozenset()) -> Discovery:
     """Run `model` on `sample` and find its attention sites, but for those at the module paths `headless`.
 
     Raises NoAttentionHeads where no attention is seen, CannotGate, with the reason, where no gate could act exactly.

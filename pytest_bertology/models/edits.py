@@ -315,6 +315,11 @@ def _put(result: Any, place: int, value: Tensor) -> tuple[Any, ...]:
     return (*result[:place], value, *result[place + 1 :])
 
 
+def hands_on(module: nn.Module) -> bool:
+    """Whether a module of a cut model hands a position bias on whole already."""
+    return any(isinstance(hook, _GiveBack | _HandOn) for hook in module._forward_hooks.values())
+
+
 def is_own_hook(hook: object) -> bool:
     """Whether a hook belongs to a cut model itself, and not to someone who changes what it computes."""
     return isinstance(hook, _Take | _GiveBack | _HandOn)

@@ -19,7 +19,7 @@ from pytest_bertology.errors import BertologyError, CannotPrune, CutDiffers
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.models import state
 from pytest_bertology.models.counts import TRIALS, Trial, counts
-from pytest_bertology.models.edits import Columns, Edit, Rows, apply
+from pytest_bertology.models.edits import Columns, Edit, Rows, apply, hands_on
 from pytest_bertology.models.layout import Layout, edits, layout
 from pytest_bertology.models.modules import is_linear
 from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of
@@ -187,9 +187,11 @@ class _Cutting:
         before = [name for name, module in inside if isinstance(module, HeadColumns)]
         if before:
             return 0, before[0]  # of a model cut before: the place is known to it
+        if hands_on(self.live.get_submodule(attention)):
+            return None
         sources = [given.source for found in self.maps.values() for given in found.given]
         place = next((source[1] for source in sources if source is not None and source[0] == attention), None)
-        tables = [t.name.removesuffix(".weight") for t in cut.rows.tensors if t.axis == 1]
+        tables = [t.name.removesuffix(".weight") for t in cut.rows.tensors if t.name.endswith(".weight")]
         tables = [t for t in tables if isinstance(self.live.get_submodule(t), nn.Embedding)]
         return None if place is None else (place, tables[0] if tables else None)
 

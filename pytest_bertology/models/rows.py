@@ -138,8 +138,10 @@ class _Search:
     variables: list[tuple[_Source, Tensor]] = field(default_factory=list)
     returns: list[tuple[tuple[str, int], Tensor]] = field(default_factory=list)
     """What attention modules returned, and in which place."""
-    passed: dict[_Source, tuple[tuple[str, int] | None, Tensor]] = field(default_factory=dict)
-    """What attention modules were given: where it came from, and what they were given instead."""
+    came: dict[_Source, tuple[str, int]] = field(default_factory=dict)
+    """Where what attention modules were given came from."""
+    passed: dict[_Source, Tensor] = field(default_factory=dict)
+    """What they were given instead."""
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -150,6 +152,8 @@ class _Search:
                 if is_linear(module):
                     stack.callback(module.register_forward_hook(self._cut(name)).remove)
             for name, module in attentions.items():
+                before = module.register_forward_pre_hook(self._came(name), with_kwargs=True, prepend=True)
+                stack.callback(before.remove)
                 stack.callback(module.register_forward_pre_hook(self._give(name), with_kwargs=True).remove)
                 stack.callback(module.register_forward_hook(self._took(name)).remove)
             for name in {name.rpartition(".")[0] for name in attentions}:
@@ -169,6 +173,17 @@ class _Search:
 
         return cut
 
+    def _came(self, name: str) -> Any:
+        """Before the hooks of a model that was cut already take heads' slices."""
+
+        def came(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            for argument, value in (*enumerate(args), *kwargs.items()):
+                for place, tensor in self.returns:
+                    if tensor is value:
+                        self.came[("given", name, argument)] = place
+
+        return came
+
     def _give(self, name: str) -> Any:
         def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             def variable(argument: int | str, value: Any) -> Any:
@@ -177,8 +192,7 @@ class _Search:
                 detached = value.detach().requires_grad_()
                 source: _Source = ("given", name, argument)
                 self.variables.append((source, detached))
-                came = next((place for place, tensor in reversed(self.returns) if tensor is value), None)
-                self.passed[source] = (came, instead := detached.clone())
+                self.passed[source] = instead = detached.clone()
                 return instead
 
             args = tuple(variable(place, value) for place, value in enumerate(args))
@@ -253,9 +267,9 @@ class _Search:
         return replace(found, given=tuple(map(self._handed_on, found.given)))
 
     def _handed_on(self, given: Given) -> Given:
-        source, instead = self.passed[("given", given.module, given.argument)]
-        own = (place for place, tensor in self.returns if tensor is instead and place[0] == given.module)
-        return replace(given, source=source, returned=next((place for _, place in own), None))
+        source = ("given", given.module, given.argument)
+        returned = (at for (name, at), tensor in self.returns if tensor is self.passed[source] and name == given.module)
+        return replace(given, source=self.came.get(source), returned=next(returned, None))
 
     def _owned(self, site: Site, context: Tensor) -> dict[_Source, list[Owners]]:
         """Per variable that feeds a head, and per axis of it, the heads that each position feeds."""
