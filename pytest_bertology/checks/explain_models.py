@@ -40,7 +40,8 @@ def not_faster(model: ModelUnderTest, found: Timing, at_least: float) -> str:
         "true ratio": bound,
         "measured on": f"{found.examples} examples in {found.batches} {_plural(found.batches, 'batch', 'batches')}",
     }
-    title = f"{found.model} is not {at_least:g} times as fast as {found.reference}: observed {found.speedup:.3g} times"
+    title = f"{found.model} is not {at_least:g} times as fast as its reference {found.reference}"
+    title += f": observed {found.speedup:.3g} times"
     return "\n".join([title, "", *table(rows)])
 
 
@@ -54,7 +55,9 @@ def not_smaller(model: ModelUnderTest, reference: ModelUnderTest, ours: Size, th
     }
     if ours.parameters == theirs.parameters and ours.weight_bytes == theirs.weight_bytes:
         rows["note"] = "both keep as many numbers: masked heads and zeros are still there"
-    return "\n".join([f"{model.name} takes {share:.1%} of the bytes of {reference.name}", "", *table(rows)])
+    return "\n".join(
+        [f"{model.name} takes {share:.1%} of the bytes of its reference {reference.name}", "", *table(rows)]
+    )
 
 
 def changed_elsewhere(
@@ -103,7 +106,7 @@ def outputs_differ(model: ModelUnderTest, reference: ModelUnderTest, found: Agre
     """The failure page of a comparison of outputs."""
     beyond = int((found.differences > tolerance).sum())
     total = len(found.differences)
-    title = f"{model.name} does not give the outputs of {reference.name} on {beyond} of {total} examples"
+    title = f"{model.name} does not give the outputs of its reference {reference.name} on {beyond} of {total} examples"
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "reference": f"{reference.name} ({reference.heads.describe()}, {reference.dtype} on {reference.device})",

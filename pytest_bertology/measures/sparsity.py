@@ -161,11 +161,11 @@ def linear_weights(model: ModelUnderTest, weights: str | None = None, argument: 
         if kept is None or id(kept) not in taken:
             taken.add(id(kept))
             found[name] = _checked(model, name, module)
+    if not found and weights is not None:
+        raise InvalidArgument("weights", weights, "a regular expression found in the name of a linear map's weight")
     if not found:
-        where = "in the layers with attention heads" if weights is None else "among all of the model's"
-        raise InvalidArgument(
-            "weights", weights, f"a regular expression that finds weights of linear maps; {where}, none"
-        )
+        expected = "a model whose layers with attention heads have linear maps with weights of their own, not packed"
+        raise InvalidArgument(argument, model.name, expected)
     return found
 
 

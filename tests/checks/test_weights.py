@@ -394,6 +394,14 @@ def test_a_weight_that_is_nan_is_an_error():
         assert_sparsity(model.model, 0.5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_packed_weights_are_refused():
+    quantised = torch.ao.quantization.quantize_dynamic(tiny_model().model, {nn.Linear}, dtype=torch.qint8)
+
+    with pytest.raises(InvalidArgument, match="weights of their own, not packed"):
+        assert_sparsity(load_model(quantised), 0.5)
+
+
 # -- the zero pattern --------------------------------------------------------------------------------------------
 
 
