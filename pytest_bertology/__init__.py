@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pytest_bertology.checks.candidates import assert_same_outputs
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
+    from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
     from pytest_bertology.checks.verdicts import CheckFailed
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.importance import head_importance
+    from pytest_bertology.measures.layer_choice import choose_layers
+    from pytest_bertology.measures.layer_contribution import layer_similarity
+    from pytest_bertology.measures.layer_retention import LayerRetention
     from pytest_bertology.measures.retention import Retention
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
     from pytest_bertology.measures.timing import Timing, timing
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
+    from pytest_bertology.models.blocks import Blocks, blocks
     from pytest_bertology.tasks import Task, load_task
 
 _HOMES = {
@@ -37,12 +42,14 @@ _HOMES = {
     "BertologyWarning": "errors",
     "Agreement": "measures.agreement",
     "Batching": "engine.batching",
+    "Blocks": "models.blocks",
     "CheckFailed": "checks.verdicts",
     "Cost": "measures.cost",
     "Head": "heads",
     "HeadMap": "heads",
     "HeadMask": "heads",
     "HeadScores": "heads",
+    "LayerRetention": "measures.layer_retention",
     "ModelUnderTest": "models",
     "Outcomes": "measures.evaluation",
     "ResultStore": "engine.store",
@@ -56,6 +63,7 @@ _HOMES = {
     "assert_faster": "checks.costs",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
+    "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
     "assert_ranking_agrees": "checks.ranking",
@@ -63,9 +71,12 @@ _HOMES = {
     "assert_smaller": "checks.costs",
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
+    "blocks": "models.blocks",
+    "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
     "evaluate": "measures.evaluation",
     "head_importance": "measures.importance",
+    "layer_similarity": "measures.layer_contribution",
     "load_model": "models",
     "load_task": "tasks",
     "timing": "measures.timing",
@@ -77,12 +88,14 @@ __all__ = [  # noqa: RUF022
     "BertologyWarning",
     "Agreement",
     "Batching",
+    "Blocks",
     "CheckFailed",
     "Cost",
     "Head",
     "HeadMap",
     "HeadMask",
     "HeadScores",
+    "LayerRetention",
     "ModelUnderTest",
     "Outcomes",
     "ResultStore",
@@ -96,6 +109,7 @@ __all__ = [  # noqa: RUF022
     "assert_faster",
     "assert_heads_in_top",
     "assert_heads_prunable",
+    "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
     "assert_ranking_agrees",
@@ -103,9 +117,12 @@ __all__ = [  # noqa: RUF022
     "assert_smaller",
     "assert_sparsity",
     "assert_sparsity_preserved",
+    "blocks",
+    "choose_layers",
     "cost",
     "evaluate",
     "head_importance",
+    "layer_similarity",
     "load_model",
     "load_task",
     "timing",

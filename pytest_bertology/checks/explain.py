@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import Head, HeadScores
+from pytest_bertology.measures.layer_retention import LayerRetention
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import CLASSIFICATION
@@ -32,6 +33,27 @@ def not_retained(model: ModelUnderTest, found: Retention, tolerance: float, rela
         **_bound(found, tolerance, relative),
         "heads": describe_heads(heads),
         **_idle(model, heads),
+    }
+    return "\n".join([title, "", *table(rows), *_flipped(model, found)])
+
+
+def layers_not_droppable(
+    model: ModelUnderTest, found: LayerRetention, tolerance: float, relative: bool, why: str
+) -> str:
+    """The failure page of a check on skipped layers."""
+    named = [f"{layer[1]} {layer[0]}" if isinstance(layer, tuple) else str(layer) for layer in found.layers]
+    title = (
+        f"{found.baseline.metric.name} is not retained without {len(named)} layer{'s' if len(named) != 1 else ''}{why}"
+    )
+    rows = {
+        "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
+        "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
+        "baseline": f"{found.baseline.score:.4f}{_right(found, masked=False)}",
+        "skipped": f"{found.masked.score:.4f}{_right(found, masked=True)}",
+        "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
+        **_bound(found, tolerance, relative),
+        "layers": ", ".join(named) + " (from 0 at the bottom)",
+        **({"masked too": describe_heads(found.heads)} if found.heads else {}),
     }
     return "\n".join([title, "", *table(rows), *_flipped(model, found)])
 

@@ -120,10 +120,12 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     # A test may pass because a check failed: it expected that.
     outcome = "passed " if verdict["passed"] else "refuted" if test["outcome"] == "passed" else "FAILED "
     judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
-    heads = len(verdict["heads"])
+    heads, layers = len(verdict["heads"]), len(verdict["details"].get("layers", ()))
     masked = scores = ""
     if verdict["score"] is not None:
-        masked = f", {heads} head{'s' if heads != 1 else ''} masked"
+        masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
+        if heads or not layers:
+            masked += f", {heads} head{'s' if heads != 1 else ''} masked"
         scores = f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
     file, *function = test["test"].split("::", maxsplit=1)
