@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
+    from pytest_bertology.checks.structure import assert_prune_equals_mask
     from pytest_bertology.checks.verdicts import CheckFailed
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
     from pytest_bertology.engine.batching import Batching
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_retention import LayerRetention
     from pytest_bertology.measures.retention import Retention
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
+    from pytest_bertology.measures.structural import PrunedModel
     from pytest_bertology.measures.timing import Timing, timing
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
@@ -52,6 +54,7 @@ _HOMES = {
     "LayerRetention": "measures.layer_retention",
     "ModelUnderTest": "models",
     "Outcomes": "measures.evaluation",
+    "PrunedModel": "measures.structural",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
     "Sizes": "checks.costs",
@@ -66,6 +69,7 @@ _HOMES = {
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
+    "assert_prune_equals_mask": "checks.structure",
     "assert_ranking_agrees": "checks.ranking",
     "assert_same_outputs": "checks.candidates",
     "assert_smaller": "checks.costs",
@@ -98,6 +102,7 @@ __all__ = [  # noqa: RUF022
     "LayerRetention",
     "ModelUnderTest",
     "Outcomes",
+    "PrunedModel",
     "ResultStore",
     "Retention",
     "Sizes",
@@ -112,6 +117,7 @@ __all__ = [  # noqa: RUF022
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
+    "assert_prune_equals_mask",
     "assert_ranking_agrees",
     "assert_same_outputs",
     "assert_smaller",

@@ -18,17 +18,20 @@ from pytest_bertology.tasks.task import Task
 _EXAMPLES = 5
 
 
-def not_retained(model: ModelUnderTest, found: Retention, tolerance: float, relative: bool, why: str) -> str:
+def not_retained(
+    model: ModelUnderTest, found: Retention, tolerance: float, relative: bool, why: str, *, structural: bool = False
+) -> str:
     """The failure page of a retention check."""
+    gone = "cut" if structural else "masked"
     metric = found.baseline.metric.name
     heads = found.heads
     total = len(model.heads)
-    title = f"{metric} is not retained with {len(heads)} of {total} heads masked ({len(heads) / total:.0%}{why})"
+    title = f"{metric} is not retained with {len(heads)} of {total} heads {gone} ({len(heads) / total:.0%}{why})"
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
         "baseline": f"{found.baseline.score:.4f}{_right(found, masked=False)}",
-        "masked": f"{found.masked.score:.4f}{_right(found, masked=True)}",
+        gone: f"{found.masked.score:.4f}{_right(found, masked=True)}",
         "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
         **_bound(found, tolerance, relative),
         "heads": describe_heads(heads),

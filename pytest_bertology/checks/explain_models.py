@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pytest_bertology.checks.explain import shown, table
+from pytest_bertology.errors import CutDiffers, describe_heads
+from pytest_bertology.heads import HeadMask
 from pytest_bertology.measures.agreement import Agreement
 from pytest_bertology.measures.cost import Size
 from pytest_bertology.measures.sparsity import Counted, Sparsity, ZeroPattern
+from pytest_bertology.measures.structural import PrunedModel
 from pytest_bertology.measures.timing import Spread, Timing
 from pytest_bertology.measures.weights import WeightChange, WeightChanges
 from pytest_bertology.models import ModelUnderTest
@@ -123,6 +126,30 @@ def outputs_differ(model: ModelUnderTest, reference: ModelUnderTest, found: Agre
         if found.differences[i] > tolerance
     ]
     return "\n".join([title, "", *table(rows), "", "  the examples furthest apart:", *lines])
+
+
+def cut_outputs_differ(model: ModelUnderTest, mask: HeadMask, found: PrunedModel, tolerance: float) -> str:
+    """The failure page of a cut model whose outputs are not the masked one's on a task."""
+    assert found.agreement is not None
+    page = outputs_differ(found.model, model, found.agreement, tolerance).split("\n", 1)[1]
+    return f"{model.name} with {_heads(model, mask)} cut is not the model with them masked\n{page}"
+
+
+def cut_differs(model: ModelUnderTest, mask: HeadMask, error: CutDiffers) -> str:
+    """The failure page of a cut model that was not the masked one on the sample."""
+    rows = {
+        "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
+        "at": error.site,
+        "difference": error.difference,
+        "heads": describe_heads(mask.masked),
+    }
+    return "\n".join(
+        [f"{model.name} with {_heads(model, mask)} cut is not the model with them masked", "", *table(rows)]
+    )
+
+
+def _heads(model: ModelUnderTest, mask: HeadMask) -> str:
+    return f"{len(mask.masked)} of {len(model.heads)} heads"
 
 
 def _quartiles(found: Timing) -> Spread:

@@ -31,6 +31,7 @@ def assert_metric_retained(
     tolerance: float,
     relative: bool = False,
     confidence: float | None = None,
+    structural: bool = False,
     seed: int = 0,
 ) -> Retention:
     """Assert that the score drops by at most `tolerance` when heads are masked; return both results.
@@ -45,14 +46,17 @@ def assert_metric_retained(
     within the tolerance, and where too few examples are the reason for a failure, the message says which tolerance
     they could establish.
 
+    With `structural` the heads are cut out, and the cut model is judged instead of the masked one.
+
     Raises CheckFailed (an AssertionError) where the check does not hold, InvalidArgument or NoHeadSelected for
-    arguments on which it could not fail, MaskNotApplied where the mask changes nothing.
+    arguments on which it could not fail, MaskNotApplied where the mask changes nothing, CannotPrune (with `structural`)
+    where the heads can only be masked.
     """
     check_model_and_task(model, task)
     __tracebackhide__ = True
     _check_tolerance(tolerance)
     judged, why = _mask(model, task, mask, heads, prune, by, seed)
-    found = retention(model, task.with_metric(metric), judged, confidence=confidence)
+    found = retention(model, task.with_metric(metric), judged, confidence=confidence, structural=structural)
     scale = found.scale() if relative else 1.0
     observed = (found.drop if found.bound is None else found.bound.upper) / scale
     verdict = Verdict(
@@ -68,9 +72,9 @@ def assert_metric_retained(
         score=found.masked.score,
         examples=len(found.baseline),
         heads=tuple(map(str, found.heads)),
-        details=_details(found),
+        details={**_details(found), **({"structural": True} if structural else {})},
     )
-    give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why))
+    give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why, structural=structural))
     return found
 
 
@@ -79,7 +83,7 @@ def assert_heads_prunable(
 ) -> Retention:
     """Assert that these heads, masked together, cost at most `tolerance` of the score; return both results.
 
-    `options` are those of `assert_metric_retained`: metric, relative, confidence.
+    `options` are those of `assert_metric_retained`: metric, relative, confidence, structural.
     """
     __tracebackhide__ = True
     return assert_metric_retained(model, task, heads=heads, tolerance=tolerance, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,11 +63,13 @@ def retention(
     mask: HeadMask,
     *,
     confidence: float | None = None,
+    structural: bool = False,
     batching: Batching | None = None,
 ) -> Retention:
     """Compare the model under exactly `mask` with the model as trained, example by example.
 
-    `confidence` adds an upper bound on the true drop (see `drop_bound`).
+    `confidence` adds an upper bound on the true drop (see `drop_bound`). With `structural` it is the model without the
+    masked heads that is run (`model.pruned`), and not the masked one; raises CannotPrune where they cannot be cut.
 
     Raises MaskNotApplied where masked heads that are not idle change no result at all, bit for bit; warns where all
     masked heads are idle.
@@ -76,7 +78,7 @@ def retention(
     if confidence is not None and not (numeric and 0.5 <= confidence < 1.0):
         raise InvalidArgument("confidence", confidence, "a number from 0.5 to below 1, such as 0.95")
     baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
-    masked = evaluate_exactly(model, task, mask, batching)
+    masked = _cut(model, task, mask, batching) if structural else evaluate_exactly(model, task, mask, batching)
     live = [head for head in mask.touched if head not in model.check.idle]
     if live and _same(baseline, masked):
         names = " ".join(map(str, live[:8]))
@@ -89,6 +91,12 @@ def retention(
         )
     bound = None if confidence is None else drop_bound(baseline, masked, confidence)
     return Retention(baseline, masked, bound)
+
+
+def _cut(model: ModelUnderTest, task: Task, mask: HeadMask, batching: Batching | None) -> Outcomes:
+    """The cut model's results, under the name of the mask it was cut by."""
+    cut = model.pruned(mask)
+    return replace(evaluate_exactly(cut, task, HeadMask.keep_all(cut.heads), batching), mask=mask)
 
 
 def _same(one: Outcomes, other: Outcomes) -> bool:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from pytest_bertology.models.edits import Configured, Counts, Edit
+from pytest_bertology.models.edits import Configured, Counts, Edit, OwnConfig
 from pytest_bertology.models.layout import Layout
 from pytest_bertology.models.rows import RowMap, kv_heads
 
@@ -52,8 +51,9 @@ def counts(model: nn.Module, plan: Layout, row_map: RowMap, trial: Trial) -> Ite
             yield Counts(path, values)
         config = getattr(module, "config", None)
         if trial.config and config is not None:
-            names = {**vars(config), **{name: getattr(config, name) for name in getattr(config, "attribute_map", ())}}
-            read = {name: value for name, value in names.items() if type(value) is int}
+            whole = config.whole if isinstance(config, OwnConfig) else config
+            names = [*vars(whole), *getattr(whole, "attribute_map", ())]
+            read = {name: value for name in names if type(value := getattr(config, name, None)) is int}
             values = sizes.changed(read, heads=True, sizes=False)
             if values:
                 yield Configured(path, values)
@@ -115,16 +115,3 @@ def _modules(attention: str, feeds: Iterable[str]) -> list[str]:
     common = [parts[0] for parts in itertools.takewhile(lambda p: len(set(p)) == 1, zip(*paths, strict=False))]
     found = {".".join(path[:length]): None for path in paths for length in range(max(1, len(common)), len(path) + 1)}
     return list(found)
-
-
-def values_of(edits: Iterable[Edit]) -> dict[tuple[str, str], set[int]]:
-    """Per module and attribute, what it is to be set to: more than one where sites do not agree."""
-    found: dict[tuple[str, str], set[int]] = {}
-    for edit in edits:
-        if isinstance(edit, Counts | Configured):
-            for name, value in edit.values:
-                found.setdefault((f"{edit.kind} {edit.module}", name), set()).add(value)
-    return found
-
-
-__all__ = ["TRIALS", "Any", "Trial", "counts", "values_of"]

@@ -253,6 +253,16 @@ class OwnConfig:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._config, name, value)
 
+    @property
+    def whole(self) -> Any:
+        """The model's configuration."""
+        return self._config.whole if isinstance(self._config, OwnConfig) else self._config
+
+    def of(self, config: Any) -> OwnConfig:
+        """The same view of another configuration."""
+        inner = self._config.of(config) if isinstance(self._config, OwnConfig) else config
+        return OwnConfig(inner, self._values)
+
 
 class _Take:
     """A pre-hook that takes some heads' slices of an argument."""

@@ -20,7 +20,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pytest_bertology.errors import CannotDropLayers, MaskNotApplied
 from pytest_bertology.models import state
 from pytest_bertology.models.blocks import Blocks, Cut, LayerLike, blocks, choose
+from pytest_bertology.models.edits import OwnConfig
 from pytest_bertology.models.fewer import Plan, holds_tensors, plan, renamed
+from pytest_bertology.models.plan import ATTRIBUTE
 from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.selfcheck import output
 from pytest_bertology.models.skipping import skipping, states_key, states_of, unskipped
@@ -54,6 +56,9 @@ def dropped(model: ModelUnderTest, layers: Iterable[LayerLike]) -> tuple[PreTrai
         raise CannotDropLayers(type(live).__name__, "some of its weights are not in memory (offloaded, or on meta)")
     target = plan(live, cuts)
     new = _cut(live, cuts, target)
+    if model.plan is not None:  # heads were cut out of it before
+        kept = {cut.blocks.path: cut.kept for cut in cuts}
+        setattr(new.config, ATTRIBUTE, model.plan.without_blocks(kept, new.config).to_jsonable())
     _prove(model, cuts, new)
     return new, {cut.blocks.path: cut.kept for cut in cuts}
 
@@ -116,7 +121,7 @@ def _align(new: PreTrainedModel, cuts: Sequence[Cut], target: Plan) -> None:
         for key in [key for key in values.keys() | vars(old).keys() if key in values or key in own]:
             value = values.get(key, _NOTHING)
             if isinstance(value, PreTrainedConfig):
-                own[key] = value
+                own[key] = own[key].of(value) if isinstance(own.get(key), OwnConfig) else value
             elif value is _NOTHING:
                 if _plain(vars(old)[key]):
                     own.pop(key)
@@ -148,10 +153,7 @@ def _prove(model: ModelUnderTest, cuts: Sequence[Cut], new: PreTrainedModel) -> 
     inputs = model.sample()
     skipped = _skipped(model, cuts, inputs)
     with torch.no_grad(), state.evaluating(new):
-        pruned = hasattr(new.config, "pytest_bertology")
-        candidates = {"the model without them": new}
-        if not pruned:
-            candidates = {"what transformers loads from its weights": _loaded(new), **candidates}
+        candidates = {"what transformers loads from its weights": _loaded(new), "the model without them": new}
         for what, candidate in candidates.items():
             try:
                 outputs = _real(output(candidate, inputs), inputs)

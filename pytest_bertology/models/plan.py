@@ -129,28 +129,32 @@ class PruningPlan:
         shapes = _shapes(model, edits) | dict(self.shapes)  # what was cut before had its first shape before that
         return replace(self, layers=layers, edits=(*self.edits, *edits), shapes=tuple(shapes.items()))
 
-    def renamed(self, container: str, blocks: Sequence[int]) -> PruningPlan:
-        """The plan of the model of which only these children of a module list are left."""
-        place = {f"{container}.{old}.": f"{container}.{new}." for new, old in enumerate(blocks)}
+    def without_blocks(self, kept: Mapping[str, Sequence[int]], config: PreTrainedConfig) -> PruningPlan:
+        """The plan of the model of which only these children of its module lists are left, with its configuration."""
+        place = {
+            f"{container}.{old}.": f"{container}.{new}."
+            for container, blocks in kept.items()
+            for new, old in enumerate(blocks)
+        }
 
         def name(path: str) -> str | None:
-            if not path.startswith(f"{container}."):
+            if not any(path.startswith(f"{container}.") for container in kept):
                 return path
             return next((new + path[len(old) :] for old, new in place.items() if f"{path}.".startswith(old)), None)
 
-        edits = [_renamed(edit, name) for edit in self.edits]
-        layers = [_named(layer, name) for layer in self.layers]
         numbers: dict[str | None, int] = {}
-        counted = []
-        for layer in filter(None, layers):
+        layers = []
+        for layer in filter(None, (_named(layer, name) for layer in self.layers)):
             numbers[layer.stack] = numbers.get(layer.stack, -1) + 1
-            counted.append(replace(layer, layer=numbers[layer.stack]))
+            layers.append(replace(layer, layer=numbers[layer.stack]))
+        edits = [_renamed(edit, name) for edit in self.edits]
         shapes = [(name(path), shape) for path, shape in self.shapes]
         return replace(
             self,
-            layers=tuple(counted),
+            layers=tuple(layers),
             edits=tuple(edit for edit in edits if edit is not None),
             shapes=tuple((path, shape) for path, shape in shapes if path is not None),
+            config=tuple(sorted(_sizes(config).items())),
         )
 
     def for_class(self, model: PreTrainedModel) -> PruningPlan:

@@ -66,7 +66,8 @@ class _Cutting:
         self.live = model.model
         self.mask = mask
         self.sample = model.sample()
-        self.maps = dict(zip(model.sites, row_maps(self.live, model.sites, self.sample), strict=True))
+        with model.exactly(None):
+            self.maps = dict(zip(model.sites, row_maps(self.live, model.sites, self.sample), strict=True))
         self.kept = {
             site: tuple(head for head in range(site.heads) if mask.gate(Head(site.layer, head, site.stack)) != 0.0)
             for site in model.sites
@@ -208,7 +209,8 @@ class _Cutting:
 
     def _reference(self, mask: HeadMask) -> _Reference:
         with torch.no_grad():
-            plain = _Seen.of(self.live, self.model.sites, self.sample)
+            with self.model.exactly(None):
+                plain = _Seen.of(self.live, self.model.sites, self.sample)
             with self.model.exactly(mask):
                 masked = _Seen.of(self.live, self.model.sites, self.sample)
         return _Reference(plain, masked)
@@ -321,9 +323,15 @@ def _name(model: ModelUnderTest) -> str:
 
 
 def structure_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules that shares the tensors: nothing large is copied before it is known what stays."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, dict(shared))
+    """A copy of the modules that shares the tensors: nothing large is copied before it is known what stays.
+
+    The gates of masks in force are not copied.
+    """
+    kept: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    kept |= {id(gating): gating for gating in state.gatings(model)}
+    twin = copy.deepcopy(model, kept)
+    state.remove_gates(twin)
+    return twin
 
 
 def _own_tensors(cut: PreTrainedModel, original: PreTrainedModel) -> None:

@@ -177,7 +177,8 @@ class _Search:
         """Before the hooks of a model that was cut already take heads' slices."""
 
         def came(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            for argument, value in (*enumerate(args), *kwargs.items()):
+            given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            for argument, value in given:
                 for place, tensor in self.returns:
                     if tensor is value:
                         self.came[("given", name, argument)] = place
@@ -283,7 +284,7 @@ class _Search:
             if not own.requires_grad or not tensors:
                 continue
             slopes: Sequence[Tensor | None] = torch.autograd.grad(own, tensors, retain_graph=True, allow_unused=True)
-            for (source, variable), slope in zip(self.variables, slopes, strict=True):
+            for (source, _), slope in zip(self.variables, slopes, strict=True):
                 if slope is None:
                     continue
                 used = slope.ne(0)

@@ -35,6 +35,21 @@ def _gates(hook: object) -> bool:
     return getattr(hook, "__module__", None) == "pytest_bertology.models.gating"
 
 
+def gatings(model: nn.Module) -> list[Any]:
+    """What the gates on a model belong to."""
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values() if _gates(hook))
+    return [hook.__self__ for hook in hooks if hasattr(hook, "__self__")]
+
+
+def remove_gates(model: nn.Module) -> None:
+    """Take this package's gates off a model that was copied while masks were in force."""
+    for module in model.modules():
+        gates = [key for key, hook in module._forward_pre_hooks.items() if _gates(hook)]
+        for key in gates:
+            del module._forward_pre_hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and each module back in its own mode afterwards."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from pytest_bertology.errors import (
     BertologyError,
     BertologyWarning,
+    CannotDropLayers,
     CannotPrune,
     CannotSample,
     CannotSave,
@@ -32,6 +33,7 @@ from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
+from pytest_bertology.models.layers import LayerLike, skipping, without_layers
 from pytest_bertology.models.plan import PruningPlan, plan_of
 from pytest_bertology.models.pruning import prune
 from pytest_bertology.models.sampling import make_sample
@@ -164,6 +166,26 @@ class ModelUnderTest:
         except SelfCheckFailed as error:
             reason = f"what would be left cannot be trusted ({error.site}: {error.problem})"
             raise CannotPrune(type(self.model).__name__, f"{len(mask.masked)} heads", reason) from error
+
+    def without_layers(self, layers: Iterable[LayerLike]) -> ModelUnderTest:
+        """A new model without these layers, numbers from 0 or (number, stack) pairs; this one is left as it was.
+
+        Saved, it is an ordinary checkpoint of fewer layers. Its outputs are those of this model under `skipping`.
+        Raises UnknownLayer, InvalidArgument for none or all, CannotDropLayers, with the reason, where no configuration
+        gives such a model (see `models.layers.without_layers`).
+        """
+        cut = without_layers(self, layers)
+        try:
+            return self._with(cut)
+        except SelfCheckFailed as error:
+            reason = f"what would be left cannot be trusted ({error.site}: {error.problem})"
+            raise CannotDropLayers(type(self.model).__name__, reason) from error
+
+    @contextmanager
+    def skipping(self, layers: Iterable[LayerLike]) -> Iterator[ModelUnderTest]:
+        """Skip layers for the length of the context, in this thread: each passes on the states that it was given."""
+        with skipping(self, layers):
+            yield self
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write model and tokenizer to a folder that `load_model` reads, as transformers' Auto classes do.

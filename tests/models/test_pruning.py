@@ -361,5 +361,26 @@ def test_a_cut_checkpoint_does_not_fit_without_its_plan(tmp_path):
     config = transformers.AutoConfig.from_pretrained(tmp_path / "cut")
     del config.pytest_bertology
 
-    with pytest.raises(RuntimeError, match="size mismatch|mismatched|ignore_mismatched_sizes"):
+    with pytest.raises(RuntimeError, match=r"mismatch"):
         transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "cut", config=config)
+
+
+# -- with layers dropped -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bert", "phi3", "gemma3_text", "t5", "bart", "llama"])
+def test_layers_of_a_cut_model_can_be_dropped_saved_and_cut_again(name, tmp_path):
+    entry = next((e for e in FAMILIES if e.model_type == name), Entry(name, "causal-lm"))
+    model, sample = family(entry)
+    layers = [(1, "encoder"), (2, "decoder")] if entry.kind == "seq2seq-lm" else [1]
+    cut = model.pruned(uneven(model))
+
+    fewer = cut.without_layers(layers)
+    fewer.save(tmp_path / "fewer")
+    again = load_model(tmp_path / "fewer", sample=sample)
+
+    with cut.skipping(layers):
+        expected = outputs(cut.model, sample)
+    _compare(outputs(again.model, sample), expected, sample, "dropped is not skipped")
+    assert again.heads == fewer.heads
+    assert len(again.pruned([again.heads[0]]).heads) == len(again.heads) - 1
