@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_bertology.engine.batching import Batching
     from pytest_bertology.engine.store import ResultStore, using_store
     from pytest_bertology.errors import BertologyError, BertologyWarning
-    from pytest_bertology.heads import Head, HeadMap, HeadMask, HeadScores
+    from pytest_bertology.heads import Dimension, Head, HeadMap, HeadMask, HeadScores, Neuron, UnitMap
     from pytest_bertology.measures.agreement import Agreement
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
@@ -47,12 +47,14 @@ _HOMES = {
     "Blocks": "models.blocks",
     "CheckFailed": "checks.verdicts",
     "Cost": "measures.cost",
+    "Dimension": "heads",
     "Head": "heads",
     "HeadMap": "heads",
     "HeadMask": "heads",
     "HeadScores": "heads",
     "LayerRetention": "measures.layer_retention",
     "ModelUnderTest": "models",
+    "Neuron": "heads",
     "Outcomes": "measures.evaluation",
     "PrunedModel": "measures.structural",
     "ResultStore": "engine.store",
@@ -61,6 +63,7 @@ _HOMES = {
     "Sparsity": "measures.sparsity",
     "Task": "tasks",
     "Timing": "measures.timing",
+    "UnitMap": "heads",
     "WeightChanges": "measures.weights",
     "ZeroPattern": "measures.sparsity",
     "assert_faster": "checks.costs",
@@ -95,12 +98,14 @@ __all__ = [  # noqa: RUF022
     "Blocks",
     "CheckFailed",
     "Cost",
+    "Dimension",
     "Head",
     "HeadMap",
     "HeadMask",
     "HeadScores",
     "LayerRetention",
     "ModelUnderTest",
+    "Neuron",
     "Outcomes",
     "PrunedModel",
     "ResultStore",
@@ -109,6 +114,7 @@ __all__ = [  # noqa: RUF022
     "Sparsity",
     "Task",
     "Timing",
+    "UnitMap",
     "WeightChanges",
     "ZeroPattern",
     "assert_faster",

@@ -32,6 +32,24 @@ class UnknownHead(BertologyError, LookupError):
         super().__init__(f"there is no head {head}: {heads.describe()}{hint}")
 
 
+class UnknownUnit(BertologyError, LookupError):
+    """A neuron or dimension was named that the model does not have, or that cannot be told apart in it."""
+
+    def __init__(self, unit: object, found: str) -> None:
+        self.unit = unit
+        super().__init__(f"there is no unit {unit}; what was found: {found}")
+
+
+class NotAUnit(BertologyError, TypeError):
+    """A value stood where a neuron or a dimension of a head was expected."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        super().__init__(
+            f"{value!r} is no unit: write Neuron(layer, neuron), or Dimension(layer, head, 'qk' or 'vo', dimension)"
+        )
+
+
 class NotAHead(BertologyError, TypeError):
     """A value stood where a head was expected."""
 

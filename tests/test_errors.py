@@ -35,6 +35,8 @@ TABLE = {
     errors.UnknownLayer: ((14, "12 layers"), ["14", "12 layers"]),
     errors.CannotDropLayers: (("AlbertModel", "one block runs 12 times"), ["AlbertModel", "one block runs 12 times"]),
     errors.SkippedByAnotherThread: (("BertModel",), ["BertModel", "copy.deepcopy(model)"]),
+    errors.UnknownUnit: (("L0N9", "2 layers of 8 neurons"), ["L0N9", "2 layers of 8 neurons"]),
+    errors.NotAUnit: (((0, 1),), ["(0, 1)", "Neuron(", "Dimension("]),
     errors.CannotPrune: (("Olmo2", "layer 0", "one norm"), ["Olmo2", "layer 0", "one norm", "can be masked"]),
     errors.CutDiffers: (("Bert", "layer 0", "by 0.3 of 2"), ["Bert", "layer 0", "by 0.3 of 2", "not the masked one"]),
     errors.CannotSave: (("out", "it is a file"), ["'out'", "it is a file", "untouched"]),

@@ -3,5 +3,18 @@
 from pytest_bertology.heads.maps import Head, HeadLike, HeadMap, Layer, as_head
 from pytest_bertology.heads.masks import HeadMask
 from pytest_bertology.heads.scores import HeadScores
+from pytest_bertology.heads.units import Dimension, Neuron, Unit, UnitMap
 
-__all__ = ["Head", "HeadLike", "HeadMap", "HeadMask", "HeadScores", "Layer", "as_head"]
+__all__ = [
+    "Dimension",
+    "Head",
+    "HeadLike",
+    "HeadMap",
+    "HeadMask",
+    "HeadScores",
+    "Layer",
+    "Neuron",
+    "Unit",
+    "UnitMap",
+    "as_head",
+]

@@ -6,27 +6,26 @@ masked one: what leaves every projection and the model's output must agree.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_bertology.errors import BertologyError, CannotPrune, CutDiffers
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.models import state
+from pytest_bertology.models.copies import own_tensors, structure_of, tie_again
 from pytest_bertology.models.counts import TRIALS, Trial, counts
 from pytest_bertology.models.edits import Columns, Edit, Rows, apply, hands_on
 from pytest_bertology.models.layout import Layout, edits, layout
 from pytest_bertology.models.modules import is_linear
 from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of
+from pytest_bertology.models.proof import Reference, Seen
 from pytest_bertology.models.reduced import HeadColumns
 from pytest_bertology.models.rows import RowMap, row_maps, why_not_cut
-from pytest_bertology.models.selfcheck import output
-from pytest_bertology.models.shares import first_result
 from pytest_bertology.models.sites import Site
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def prune(model: ModelUnderTest, mask: HeadMask) -> PreTrainedModel:
     with state.evaluating(model.model):
         cut = _Cutting(model, mask)
         found = cut.run()
-    _own_tensors(found, model.model)
+    own_tensors(found, model.model)
     return found
 
 
@@ -197,55 +196,30 @@ class _Cutting:
         return None if place is None else (place, tables[0] if tables else None)
 
     def _cut_and_proven(
-        self, done: Sequence[Edit], mask: HeadMask, reference: _Reference | None = None
+        self, done: Sequence[Edit], mask: HeadMask, reference: Reference | None = None
     ) -> PreTrainedModel:
         found = structure_of(self.live)
         apply(found, done)
-        _tie_again(found, self.live)
+        tie_again(found, self.live)
         self._prove(found, mask, reference or self._reference(mask))
         return found
 
     # -- the proof -----------------------------------------------------------------------------------------------------
 
-    def _reference(self, mask: HeadMask) -> _Reference:
+    def _reference(self, mask: HeadMask) -> Reference:
+        names = [site.name for site in self.model.sites]
         with torch.no_grad():
             with self.model.exactly(None):
-                plain = _Seen.of(self.live, self.model.sites, self.sample)
+                plain = Seen.of(self.live, names, self.sample)
             with self.model.exactly(mask):
-                masked = _Seen.of(self.live, self.model.sites, self.sample)
-        return _Reference(plain, masked)
+                return Reference(plain, Seen.of(self.live, names, self.sample))
 
-    def _prove(self, cut: PreTrainedModel, mask: HeadMask, reference: _Reference) -> None:
-        """The cut model is the masked one at every projection and at the output, on real tokens.
-
-        And the mask moved something, unless all of its heads are idle.
-        """
-        with torch.no_grad():
-            found = _Seen.of(cut, self.model.sites, self.sample)
-        allowed = tolerance(self.live.dtype)
-        moved = False
-        pairs = zip(reference.plain.named(), reference.masked.named(), found.named(), strict=True)
-        for (name, plain), (_, masked), (_, own) in pairs:
-            if masked.shape != own.shape:
-                raise CutDiffers(_name(self.model), name, f"its shape is {tuple(own.shape)}, not {tuple(masked.shape)}")
-            plain, masked, own = (self._real(tensor) for tensor in (plain, masked, own))
-            scale = _largest(masked) or _largest(plain) or 1.0
-            if name == "the output":
-                scale = max(1.0, scale)
-            difference = _difference(masked, own)
-            if not difference <= allowed * scale:
-                raise CutDiffers(_name(self.model), name, f"they differ by {difference:.3g} of {scale:.3g}")
-            moved = moved or _difference(masked, plain) > 0.0
+    def _prove(self, cut: PreTrainedModel, mask: HeadMask, reference: Reference) -> None:
+        """The cut model is the masked one; and the mask moved something, unless all of its heads are idle."""
+        moved = reference.check(cut, self.sample, _name(self.model))
         live = [head for head in mask.masked if head not in self.model.check.idle]
         if live and not moved:
             raise CutDiffers(_name(self.model), "the output", "the mask itself moves nothing, so nothing is proven")
-
-    def _real(self, tensor: Tensor) -> Tensor:
-        """What belongs to real tokens, where a tensor has as many positions as the sample."""
-        attention = self.sample.get("attention_mask")
-        if isinstance(attention, Tensor) and tensor.shape[:2] == attention.shape:
-            tensor = tensor[attention.bool()]
-        return tensor.double()
 
     # -- the plan ------------------------------------------------------------------------------------------------------
 
@@ -260,109 +234,5 @@ class _Cutting:
         return PruningPlan.of(self.live, layers, done)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What left each projection, and the model, in one run."""
-
-    projections: Mapping[str, Sequence[Tensor]]
-    outputs: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, sites: Sequence[Site], sample: Mapping[str, Any]) -> _Seen:
-        """Run the model; a projection is known by its name."""
-        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-        handles = []
-        for name, results in found.items():
-
-            def note(module: nn.Module, args: Any, result: Any, results: list[Tensor] = results) -> None:
-                results.append(first_result(result))
-
-            handles.append(model.get_submodule(name).register_forward_hook(note))
-        try:
-            return cls(found, output(model, sample))
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def named(self) -> list[tuple[str, Tensor]]:
-        """All of it, in order."""
-        inside = [(name, result) for name, results in self.projections.items() for result in results]
-        return inside + [("the output", tensor) for tensor in self.outputs]
-
-
-@dataclass(frozen=True)
-class _Reference:
-    plain: _Seen
-    masked: _Seen
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """How far a cut model may be from the masked one by rounding, in units of the largest number."""
-    return {torch.float64: 1e-10, torch.float32: 1e-5}.get(dtype, 5e-2)
-
-
-def _largest(tensor: Tensor) -> float:
-    finite = tensor[torch.isfinite(tensor)] if not bool(torch.isfinite(tensor).all()) else tensor
-    return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference; numbers that are not finite must be the same on both sides."""
-    same = (one == other) | (one.isnan() & other.isnan())
-    if not one.numel() or bool(same.all()):
-        return 0.0
-    largest = float((one - other)[~same].abs().max())
-    return largest if largest == largest else float("inf")
-
-
 def _name(model: ModelUnderTest) -> str:
     return type(model.model).__name__
-
-
-# -- tensors -----------------------------------------------------------------------------------------------------------
-
-
-def structure_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules that shares the tensors: nothing large is copied before it is known what stays.
-
-    The gates of masks in force are not copied.
-    """
-    kept: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    kept |= {id(gating): gating for gating in state.gatings(model)}
-    twin = copy.deepcopy(model, kept)
-    state.remove_gates(twin)
-    return twin
-
-
-def _own_tensors(cut: PreTrainedModel, original: PreTrainedModel) -> None:
-    """Give the cut model copies of the tensors it still shares with the original, tied ones tied."""
-    shared = {id(tensor) for tensor in (*original.parameters(), *original.buffers())}
-    copies: dict[int, Any] = {}
-    for module in cut.modules():
-        for place in (module._parameters, module._buffers):
-            for name, tensor in place.items():
-                if tensor is None or id(tensor) not in shared:
-                    continue
-                if id(tensor) not in copies:
-                    own = tensor.detach().clone()
-                    if isinstance(tensor, nn.Parameter):
-                        own = nn.Parameter(own, requires_grad=tensor.requires_grad)
-                    copies[id(tensor)] = own
-                place[name] = copies[id(tensor)]
-
-
-def _tie_again(cut: PreTrainedModel, original: PreTrainedModel) -> None:
-    """Weights that were one tensor in the original are one in the cut model."""
-    tied: dict[int, list[str]] = {}
-    for name, parameter in original.named_parameters(remove_duplicate=False):
-        tied.setdefault(id(parameter), []).append(name)
-    for names in tied.values():
-        if len(names) > 1:
-            places = [name.rpartition(".") for name in names]
-            first = getattr(cut.get_submodule(places[0][0]), places[0][2])
-            for path, _, own in places[1:]:
-                module = cut.get_submodule(path)
-                if getattr(module, own) is not first:
-                    if getattr(module, own).shape != first.shape:
-                        raise CannotPrune(type(original).__name__, path, "it shares weights with a layer cut otherwise")
-                    module._parameters[own] = first

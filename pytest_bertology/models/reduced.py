@@ -70,6 +70,19 @@ class ReducedLinear(nn.Module):
         return self._placed[key]
 
 
+def variable_of(module: nn.Module, result: Tensor) -> Tensor:
+    """What a linear map returned, as a variable of its own; noise where a reduced map writes zeros.
+
+    For asking what depends on which output: zeros would hide what depends on those they are multiplied with.
+    """
+    values = result.detach().clone()
+    if isinstance(module, ReducedLinear) and module.writes is not None and ZERO in module.writes:
+        zeros = [place for place, row in enumerate(module.writes) if row == ZERO]
+        noise = torch.randn(*values.shape[:-1], len(zeros), generator=torch.Generator().manual_seed(0))
+        values[..., zeros] = noise.to(values.device, values.dtype)
+    return values.requires_grad_()
+
+
 class HeadColumns(nn.Embedding):
     """A table of numbers per head that several layers read, of which this layer uses some heads' columns.
 

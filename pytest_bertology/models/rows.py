@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_bertology.models.modules import is_linear
+from pytest_bertology.models.reduced import variable_of
 from pytest_bertology.models.sites import Site
 
 Owners = tuple[frozenset[int], ...]
@@ -167,7 +168,7 @@ class _Search:
         def cut(module: nn.Module, args: Any, result: Any) -> Any:
             if not isinstance(result, Tensor):  # a router may return more
                 return None
-            variable = result.detach().requires_grad_()
+            variable = variable_of(module, result)
             self.variables.append((("rows", name, 0), variable))
             return variable.clone()
 

@@ -29,7 +29,7 @@ from pytest_bertology.errors import (
     NoTokenizer,
     SelfCheckFailed,
 )
-from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
+from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, Unit, UnitMap
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
@@ -40,6 +40,8 @@ from pytest_bertology.models.sampling import make_sample
 from pytest_bertology.models.saving import save
 from pytest_bertology.models.selfcheck import SelfCheck, self_check
 from pytest_bertology.models.sites import Site
+from pytest_bertology.models.unit_rows import UnitRows, unit_rows
+from pytest_bertology.models.units import places, units_masked, without_units
 
 
 class ModelUnderTest:
@@ -82,6 +84,7 @@ class ModelUnderTest:
         self.kind = kind
         self._no_tokenizer = no_tokenizer
         self._sample = sample
+        self._unit_rows: UnitRows | None = None
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = self.sample()
         modules = [id(module) for module in model.modules()]
@@ -186,6 +189,35 @@ class ModelUnderTest:
         """Skip layers for the length of the context, in this thread: each passes on the states that it was given."""
         with skipping(self, layers):
             yield self
+
+    def units(self) -> UnitMap:
+        """The units finer than heads that have rows of their own: neurons, and dimensions inside heads.
+
+        Found by running the model once more, with gradients; kept. Layers that mix them are left out.
+        """
+        return self._rows().units
+
+    @contextmanager
+    def units_masked(self, units: Iterable[Unit]) -> Iterator[ModelUnderTest]:
+        """Mask neurons, and dimensions inside heads, for the length of the context, in this thread.
+
+        Raises NotAUnit or UnknownUnit, and MaskNotApplied where the model ran past one.
+        """
+        with units_masked(self.model, places(self._rows(), units)):
+            yield self
+
+    def without_units(self, units: Iterable[Unit]) -> ModelUnderTest:
+        """A new, smaller model without these neurons and dimensions of heads; this one is left as it was.
+
+        Equal to this model under `units_masked`, or not handed out: see `pruned`. Raises CannotPrune or CutDiffers.
+        """
+        return self._with(without_units(self, self._rows(), tuple(units)))
+
+    def _rows(self) -> UnitRows:
+        if self._unit_rows is None:
+            with state.evaluating(self.model), compiling.eager(self.model):
+                self._unit_rows = unit_rows(self)
+        return self._unit_rows
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write model and tokenizer to a folder that `load_model` reads, as transformers' Auto classes do.
