@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -28,6 +29,8 @@ class Trial:
     """Attributes that hold a projection's width."""
     config: bool
     """The same in the configuration, as the attention module reads it."""
+    hollow: bool = False
+    """None: attention goes on computing all heads, and those cut have no weights."""
 
 
 TRIALS = (
@@ -37,11 +40,14 @@ TRIALS = (
     Trial(heads=True, sizes=True, config=True),
     Trial(heads=False, sizes=False, config=False),
     Trial(heads=False, sizes=True, config=False),
+    Trial(heads=False, sizes=False, config=False, hollow=True),
 )
 
 
 def counts(model: nn.Module, plan: Layout, row_map: RowMap, trial: Trial) -> Iterator[Edit]:
     """The attributes to set for one site under a trial."""
+    if trial.hollow:
+        return
     sizes = _Sizes.of(plan, row_map)
     for path in _modules(plan.site.attention, [feed.name for feed in row_map.feeds]):
         module = model.get_submodule(path)
@@ -51,12 +57,17 @@ def counts(model: nn.Module, plan: Layout, row_map: RowMap, trial: Trial) -> Ite
             yield Counts(path, values)
         config = getattr(module, "config", None)
         if trial.config and config is not None:
-            whole = config.whole if isinstance(config, OwnConfig) else config
-            names = [*vars(whole), *getattr(whole, "attribute_map", ())]
-            read = {name: value for name in names if type(value := getattr(config, name, None)) is int}
-            values = sizes.changed(read, heads=True, sizes=False)
+            values = sizes.changed(_numbers(config), heads=True, sizes=False)
             if values:
                 yield Configured(path, values)
+
+
+def _numbers(config: Any) -> dict[str, int]:
+    """The numbers that a configuration holds, under all their names, as its module reads them."""
+    whole = config.whole if isinstance(config, OwnConfig) else config
+    names = [name for name, value in vars(whole).items() if type(value) is int]
+    names += [name for name, own in getattr(whole, "attribute_map", {}).items() if own in names]
+    return {name: getattr(config, name) for name in names}
 
 
 @dataclass(frozen=True)

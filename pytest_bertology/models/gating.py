@@ -244,7 +244,7 @@ def _apply(frame: _Frame, index: int, site: Site, context: Tensor) -> Tensor:
 
 def _spread(site: Site, gate: Tensor) -> Tensor:
     """(…, heads) to (…, features): each head's gate once for each of its numbers; 1 for numbers of no head."""
-    spread = gate.repeat_interleave(site.width, dim=-1)
+    spread = site.gates_computed(gate).repeat_interleave(site.width, dim=-1)
     rest = site.features - spread.shape[-1]
     return torch.cat([spread, spread.new_ones(*spread.shape[:-1], rest)], dim=-1) if rest else spread
 

@@ -27,6 +27,13 @@ class Layout:
     groups: tuple[frozenset[int], ...]
     chunks: tuple[tuple[int, frozenset[int]], ...]
     """The key-value heads that the layer will see: each one's group, and the kept query heads that read it."""
+    hollow: bool = False
+    """Whether attention goes on computing as many heads as before, of which some have no weights any more."""
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Which of the heads that a hollow layer computes have weights."""
+        return tuple(self.site.slots[head] if self.site.slots else head for head in self.kept)
 
     @property
     def empty(self) -> bool:
@@ -55,9 +62,13 @@ class Layout:
                 found += [i for i in segment if group_of[min(owners[i])] == group and owners[i] & heads]
         return tuple(found)
 
-    def blank(self, owners: Owners) -> tuple[int, ...]:
-        """As `positions`, with zeros for everything that belongs to a head."""
-        return tuple(ZERO if owners[i] else i for i in self.positions(owners))
+    def rows(self, owners: Owners) -> tuple[int, ...]:
+        """As `positions`, for the rows of a linear map: with zeros where no head is left that they feed."""
+        if self.hollow:
+            return tuple(ZERO if own and not own & set(self.kept) else i for i, own in enumerate(owners))
+        if self.empty:
+            return tuple(ZERO if owners[i] else i for i in self.positions(owners))
+        return self.positions(owners)
 
 
 def layout(site: Site, row_map: RowMap, kept: Sequence[int]) -> Layout:
@@ -83,10 +94,12 @@ def edits(plan: Layout, row_map: RowMap, hands_on: tuple[int, str | None] | None
     """
     site = plan.site
     for feed in row_map.feeds:
-        index = plan.blank(feed.owners) if plan.empty else plan.positions(feed.owners)
+        index = plan.rows(feed.owners)
         if index != tuple(range(len(feed.owners))):
             yield Rows(feed.name, index)
     yield _columns(plan)
+    if plan.hollow:
+        return
     heads = tuple(sorted(head for _, chunk in plan.chunks for head in chunk))
     place, table = hands_on or (0, None)
     if hands_on is not None:
@@ -101,11 +114,14 @@ def edits(plan: Layout, row_map: RowMap, hands_on: tuple[int, str | None] | None
 
 def _columns(plan: Layout) -> Columns:
     site = plan.site
-    rest = tuple(range(site.heads * site.width, site.features))
+    rest = tuple(range((site.computed or site.heads) * site.width, site.features))
+    if plan.hollow:
+        own = tuple(i for head in plan.kept for i in range(site.features)[site.slice(head)])
+        return Columns(site.name, own + rest, own + rest, site.features)
     if plan.empty:
         reads = tuple(range(site.width, site.width + len(rest)))
         return Columns(site.name, rest, reads, site.width + len(rest))
-    own = tuple(i for head in plan.kept for i in range(head * site.width, (head + 1) * site.width))
+    own = tuple(i for head in plan.kept for i in range(site.features)[site.slice(head)])
     return Columns(site.name, own + rest, None, len(own) + len(rest))
 
 

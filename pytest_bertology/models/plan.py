@@ -36,6 +36,9 @@ class PrunedLayer:
     projection: str
     """Module path of what reads the heads."""
     attention: str
+    slots: tuple[int, ...] = ()
+    """Where the layer goes on computing `computed` heads: which of them those kept are. The others have no weights."""
+    computed: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,34 @@ class PruningPlan:
             site = found.pop(layer.projection, None)
             if not layer.kept:
                 continue
-            if site is None or site.heads != len(layer.kept):
+            if site is None or site.heads != (layer.computed or len(layer.kept)):
                 count = "no heads" if site is None else f"{site.heads} heads"
                 raise InvalidPlan(f"{layer.projection} has {count}, and must have {len(layer.kept)}")
-            placed.append(replace(site, layer=layer.layer, stack=layer.stack))
+            placed.append(
+                replace(
+                    site,
+                    layer=layer.layer,
+                    stack=layer.stack,
+                    heads=len(layer.kept),
+                    slots=layer.slots,
+                    computed=layer.computed,
+                )
+            )
         if found:
             raise InvalidPlan(f"it does not know the heads of {', '.join(found)}")
         return tuple(placed)
 
     def followed_by(
-        self, model: PreTrainedModel, kept: Mapping[str, tuple[int, ...]], edits: Sequence[Edit]
+        self, model: PreTrainedModel, kept: Mapping[str, PrunedLayer], edits: Sequence[Edit]
     ) -> PruningPlan:
-        """This plan, and another cut of `model`: per projection the heads kept, by their present numbers."""
+        """This plan, and another cut of `model`: per projection what is kept, heads by their present numbers."""
         layers = tuple(
-            replace(layer, kept=tuple(layer.kept[i] for i in kept[layer.projection]))
+            replace(
+                layer,
+                kept=tuple(layer.kept[i] for i in kept[layer.projection].kept),
+                slots=kept[layer.projection].slots,
+                computed=kept[layer.projection].computed,
+            )
             if layer.projection in kept
             else layer
             for layer in self.layers
@@ -198,7 +215,7 @@ class PruningPlan:
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "architecture": self.architecture,
-            "layers": [{**asdict(layer), "kept": list(layer.kept)} for layer in self.layers],
+            "layers": [_layer_to_jsonable(layer) for layer in self.layers],
             "edits": [to_jsonable(edit) for edit in self.edits],
             "prefix": self.prefix,
             "whole": self.whole,
@@ -217,7 +234,7 @@ class PruningPlan:
         own = {name: value for name, value in content.items() if name not in ("digest", "weights")}
         if content.get("digest") != _digest(own):
             raise InvalidPlan("it was changed after it was written: its digest does not fit")
-        layers = tuple(PrunedLayer(**{**layer, "kept": tuple(layer["kept"])}) for layer in own["layers"])
+        layers = tuple(map(_layer_from_jsonable, own["layers"]))
         edits = tuple(from_jsonable(edit) for edit in own["edits"])
         return cls(
             own["architecture"],
@@ -270,6 +287,17 @@ _BUILT = ("head", "layer", "size", "dim", "embd", "d_model", "d_kv", "d_ff")
 
 def _pairs(content: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(content.items()))
+
+
+def _layer_to_jsonable(layer: PrunedLayer) -> dict[str, Any]:
+    """Slots only where there are some."""
+    content = {**asdict(layer), "kept": list(layer.kept), "slots": list(layer.slots)}
+    return content if layer.slots else {k: v for k, v in content.items() if k not in ("slots", "computed")}
+
+
+def _layer_from_jsonable(content: Mapping[str, Any]) -> PrunedLayer:
+    lists: dict[str, Any] = {name: tuple(content.get(name, ())) for name in ("kept", "slots")}
+    return PrunedLayer(**{**content, **lists})
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ masked one: what leaves every projection and the model's output must agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ from pytest_bertology.models.counts import TRIALS, Trial, counts
 from pytest_bertology.models.edits import Columns, Edit, Rows, apply, hands_on
 from pytest_bertology.models.layout import Layout, edits, layout
 from pytest_bertology.models.modules import is_linear
-from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan, plan_of
+from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan
 from pytest_bertology.models.proof import Reference, Seen
 from pytest_bertology.models.reduced import HeadColumns
 from pytest_bertology.models.rows import RowMap, row_maps, why_not_cut
@@ -89,7 +89,8 @@ class _Cutting:
         done = tuple(edit for cuts, trial in chosen for edit in self._edits(cuts, trial))
         if len(kinds) != 1 or found is None:
             found = self._cut_and_proven(done, self.mask)
-        plan = self._plan(done)
+        hollow = {cut.site for cuts, trial in chosen for cut in cuts if trial.hollow}
+        plan = self._plan(done, hollow)
         setattr(found.config, ATTRIBUTE, plan.to_jsonable())
         return found
 
@@ -117,7 +118,7 @@ class _Cutting:
         for site, found in self.maps.items():
             plan = layout(site, found, self.kept[site])
             reads: list[tuple[str, Any]] = [(site.name, self.kept[site])]
-            reads += [(f.name, plan.blank(f.owners) if plan.empty else plan.positions(f.owners)) for f in found.feeds]
+            reads += [(feed.name, plan.rows(feed.owners)) for feed in found.feeds]
             for name, index in reads:
                 weight: Any = self.live.get_submodule(name).weight
                 other, before = wanted.setdefault(id(weight), (site.name, index))
@@ -168,8 +169,9 @@ class _Cutting:
         done: dict[Edit, None] = {}
         changed: set[tuple[str, int]] = set()
         for cut in cuts:
-            own = edits(cut.layout, cut.rows, self._hands_on(cut))
-            for edit in (*own, *counts(self.live, cut.layout, cut.rows, trial)):
+            plan = replace(cut.layout, hollow=trial.hollow)
+            own = edits(plan, cut.rows, self._hands_on(cut))
+            for edit in (*own, *counts(self.live, plan, cut.rows, trial)):
                 if isinstance(edit, Rows | Columns):
                     module = (edit.kind, id(self.live.get_submodule(edit.module)))
                     if module in changed:
@@ -223,15 +225,18 @@ class _Cutting:
 
     # -- the plan ------------------------------------------------------------------------------------------------------
 
-    def _plan(self, done: Sequence[Edit]) -> PruningPlan:
-        before = plan_of(self.live)
-        if before is not None:
-            return before.followed_by(self.live, {site.name: kept for site, kept in self.kept.items()}, done)
-        layers = tuple(
-            PrunedLayer(site.stack, site.layer, site.heads, self.kept[site], site.name, site.attention)
-            for site in self.model.sites
-        )
-        return PruningPlan.of(self.live, layers, done)
+    def _plan(self, done: Sequence[Edit], hollow: Collection[Site]) -> PruningPlan:
+        layers = []
+        for site in self.model.sites:
+            plan = layout(site, self.maps[site], self.kept[site])
+            slots = plan.slots if site in hollow or site.slots else ()
+            computed = (site.computed or site.heads) if slots else 0
+            layers.append(
+                PrunedLayer(site.stack, site.layer, site.heads, plan.kept, site.name, site.attention, slots, computed)
+            )
+        if self.model.plan is None:
+            return PruningPlan.of(self.live, layers, done)
+        return self.model.plan.followed_by(self.live, {layer.projection: layer for layer in layers}, done)
 
 
 def _name(model: ModelUnderTest) -> str:

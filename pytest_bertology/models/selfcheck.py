@@ -258,7 +258,7 @@ class _Proof:
     def _check_arrival(self, site: Site, arrived: Tensor, calls: Sequence[Call]) -> None:
         """The projection is offered attention's own result."""
         context = calls[-1].result if calls else arrived.new_empty(0)
-        if context.shape[2:] != (site.heads, site.width) or context.numel() != arrived.numel():
+        if context.shape[2:] != (site.computed or site.heads, site.width) or context.numel() != arrived.numel():
             problem = f"it receives {tuple(arrived.shape)}, and attention returned {tuple(context.shape)}"
             raise self._failed(site.name, problem)
         if not torch.equal(context.reshape(arrived.shape), arrived):
@@ -319,7 +319,9 @@ class _Proof:
     def _passes_by(self, gates: Sequence[Tensor]) -> bool:
         """Whether the model's output under these gates differs from that with the heads scaled in attention."""
         taps: dict[Key, tuple[int, Tensor]] = {
-            key: (axis, gate) for site, gate in zip(self.sites, gates, strict=True) for key, axis in site.taps.items()
+            key: (axis, site.gates_computed(gate))
+            for site, gate in zip(self.sites, gates, strict=True)
+            for key, axis in site.taps.items()
         }
 
         def scale(call: Call) -> Tensor | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pytest_bertology.models.attention import Key
@@ -49,9 +50,22 @@ class Site:
     taps: Mapping[Key, int] = field(default_factory=dict, repr=False)
     """The attention calls of one forward pass that compute these heads, and the axis of heads in their results."""
 
+    slots: tuple[int, ...] = ()
+    """Which of the heads that attention computes these are, where some of a cut model are left without weights."""
+    computed: int = 0
+    """How many heads attention computes then."""
+
     def slice(self, head: int) -> slice:
         """The coordinates of `head` in the projection's input."""
-        return slice(head * self.width, (head + 1) * self.width)
+        slot = self.slots[head] if self.slots else head
+        return slice(slot * self.width, (slot + 1) * self.width)
+
+    def gates_computed(self, gates: Tensor) -> Tensor:
+        """Gates (…, heads) as gates of all heads that attention computes; 1 for those without weights."""
+        if not self.slots:
+            return gates
+        every = gates.new_ones(*gates.shape[:-1], self.computed)
+        return every.index_copy(-1, torch.tensor(self.slots, device=gates.device), gates)
 
     def context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The contexts among the arguments of a call of the projection."""

@@ -260,9 +260,8 @@ class _Search:
     def _value_dimensions(self, site: Site, context: Tensor) -> dict[str, dict[int, int]]:
         """Per module, the rows that feed the same one dimension of heads, and which."""
         places = torch.arange(context.shape[-1]) % site.width
-        places[site.heads * site.width :] = 0
         weights = torch.randn(context.shape, generator=torch.Generator().manual_seed(0))
-        weights[..., site.heads * site.width :] = 0.0
+        weights[..., (site.computed or site.heads) * site.width :] = 0.0
         weights = weights.to(context.device, context.dtype)
         code: dict[str, Any] = {}
         single: dict[str, Tensor] = {}

@@ -97,7 +97,7 @@ def _find_dimensions(
 
         for head in range(site.heads):
             inputs.setdefault(site.name, set()).update(
-                head * site.width + d for d in range(site.width) if gone(head, "vo", d)
+                site.slice(head).start + d for d in range(site.width) if gone(head, "vo", d)
             )
             _add(outputs, (row for d, row in enumerate(found.query[head]) if gone(head, "qk", d)))
         for group, heads in enumerate(found.groups):

@@ -384,3 +384,56 @@ def test_layers_of_a_cut_model_can_be_dropped_saved_and_cut_again(name, tmp_path
     _compare(outputs(again.model, sample), expected, sample, "dropped is not skipped")
     assert again.heads == fewer.heads
     assert len(again.pruned([again.heads[0]]).heads) == len(again.heads) - 1
+
+
+# -- layers that insist on their number of heads -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def insisting():
+    return family(Entry("trocr", "causal-lm"))
+
+
+def test_a_layer_that_insists_on_its_heads_computes_zeros_for_those_that_are_gone(insisting):
+    model, _ = insisting
+
+    cut = model.pruned([(0, 1), (0, 4)])
+
+    attention = cut.model.get_submodule(model.sites[0].attention)
+    assert [m.weight.shape[0] for m in (attention.q_proj, attention.k_proj, attention.v_proj)] == [64, 64, 64]
+    assert attention.out_proj.weight.shape[1] == 64
+    assert cut.heads.per_layer[0] == 4
+    assert cut.plan.layers[0].slots == (0, 2, 3, 5)
+
+
+def test_masks_further_cuts_and_reloads_know_which_heads_are_left(insisting, tmp_path):
+    model, sample = insisting
+    first = model.pruned([(0, 1), (0, 4), (1, 0)])
+
+    with first.masked([(0, 3)]):
+        masked = outputs(first.model, sample)
+    second = first.pruned([(0, 3)])
+    second.save(tmp_path / "cut")
+    again = load_model(tmp_path / "cut", sample=sample)
+
+    twin = copy.deepcopy(model.model)
+    with _zeroed_columns(twin, model, [Head(0, 1), Head(0, 4), Head(0, 5), Head(1, 0)]):
+        expected = outputs(twin, sample)
+    for found in (masked, outputs(second.model, sample), outputs(again.model, sample)):
+        _compare(found, expected, sample, "cut is not zeroed columns")
+    assert again.plan.removed == (Head(0, 1), Head(0, 4), Head(0, 5), Head(1, 0))
+
+
+def test_importance_of_the_heads_that_are_left_is_theirs(insisting):
+    model, sample = insisting
+    gone = [(0, 1), (0, 4)]
+    cut = model.pruned(gone)
+
+    slopes = []
+    for each, hidden in ((model, gone), (cut, [])):
+        gates = [torch.ones(site.heads, requires_grad=True) for site in each.sites]
+        with torch.enable_grad(), each.masked(hidden), each.gated(gates):
+            loss = each.model(**sample).logits.square().mean()
+        slopes.append(torch.autograd.grad(loss, gates[0])[0])
+
+    assert torch.allclose(slopes[0][[0, 2, 3, 5]], slopes[1], rtol=1e-4, atol=1e-6)

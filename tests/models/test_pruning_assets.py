@@ -118,13 +118,13 @@ def test_what_was_not_cut_is_in_the_file_bit_for_bit(checkpoint, saved):
     same = [name for name in old if old[name]["shape"] == new[name]["shape"]]
 
     assert old.keys() == new.keys()
-    assert {name.split(".")[-3:-1][0] for name in old.keys() - set(same)} <= {"self", "output"}
+    assert all(".attention." in name for name in old.keys() - set(same))
     for name in same:
         assert tensor_bytes(checkpoint, old[name]) == tensor_bytes(saved, new[name]), name
 
 
 def test_plain_transformers_loads_it_after_one_import_and_refuses_it_before(reloaded):
-    assert "query" in reloaded["alone"]
+    assert "ignore_mismatched_sizes" in reloaded["alone"]
     assert not reloaded["pytest"]
     assert len(reloaded["logits"]) == 872
 
