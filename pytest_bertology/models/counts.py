@@ -64,10 +64,9 @@ def counts(model: nn.Module, plan: Layout, row_map: RowMap, trial: Trial) -> Ite
 
 def _numbers(config: Any) -> dict[str, int]:
     """The numbers that a configuration holds, under all their names, as its module reads them."""
-    whole = config.whole if isinstance(config, OwnConfig) else config
-    names = [name for name, value in vars(whole).items() if type(value) is int]
-    names += [name for name, own in getattr(whole, "attribute_map", {}).items() if own in names]
-    return {name: getattr(config, name) for name in names}
+    whole, own = (config.whole, config.changed) if isinstance(config, OwnConfig) else (config, {})
+    found = {name: own.get(name, value) for name, value in vars(whole).items() if type(value) is int}
+    return found | {name: found[of] for name, of in getattr(whole, "attribute_map", {}).items() if of in found}
 
 
 @dataclass(frozen=True)

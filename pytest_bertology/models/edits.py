@@ -258,6 +258,12 @@ class OwnConfig:
         """The model's configuration."""
         return self._config.whole if isinstance(self._config, OwnConfig) else self._config
 
+    @property
+    def changed(self) -> dict[str, int]:
+        """The numbers that are not the model's."""
+        inner = self._config.changed if isinstance(self._config, OwnConfig) else {}
+        return {**inner, **self._values}
+
     def of(self, config: Any) -> OwnConfig:
         """The same view of another configuration."""
         inner = self._config.of(config) if isinstance(self._config, OwnConfig) else config

@@ -109,7 +109,12 @@ def _carry_over(old: Path, new: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """On the disk before it is in its place: a power cut must not leave a name without its content."""
+    """On the disk before it is in its place: a power cut must not leave a name without its content.
+
+    And readable by whom the umask lets: safetensors writes files for their owner alone.
+    """
+    for path in (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        path.chmod(0o666 & ~_umask())
     for path in (*folder.rglob("*"), folder):
         if path.is_symlink() or not (path.is_file() or path == folder):
             continue

@@ -60,6 +60,18 @@ def test_a_model_that_was_not_cut_is_an_ordinary_checkpoint(tmp_path):
     assert torch.equal(logits(again), logits(model.model))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+def test_what_is_saved_can_be_read_by_whom_the_umask_lets(cut, tmp_path):
+    before = os.umask(0o022)
+    try:
+        folder = cut.save(tmp_path / "cut")
+    finally:
+        os.umask(before)
+
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_only_safetensors_are_written(saved):
     assert not [path for path in saved.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
     assert (saved / "model.safetensors").is_file()
