@@ -59,21 +59,7 @@ def assert_metric_retained(
     found = retention(model, task.with_metric(metric), judged, confidence=confidence, structural=structural)
     scale = found.scale() if relative else 1.0
     observed = (found.drop if found.bound is None else found.bound.upper) / scale
-    verdict = Verdict(
-        check="assert_metric_retained",
-        passed=observed <= tolerance + _ROUNDING,
-        observed=observed,
-        required=f"<= {tolerance:g}",
-        judged=("bound on the " if found.bound else "") + ("relative " if relative else "") + "drop",
-        model=model.name,
-        task=task.name,
-        metric=found.baseline.metric.name,
-        baseline=found.baseline.score,
-        score=found.masked.score,
-        examples=len(found.baseline),
-        heads=tuple(map(str, found.heads)),
-        details={**_details(found), **({"structural": True} if structural else {})},
-    )
+    verdict = _verdict(model, found, observed, tolerance, relative, structural)
     give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why, structural=structural))
     return found
 
@@ -123,6 +109,26 @@ def _mask(
         )
         raise NoHeadSelected(what, "Say which heads to mask.")
     return judged, ""
+
+
+def _verdict(
+    model: ModelUnderTest, found: Retention, observed: float, tolerance: float, relative: bool, structural: bool
+) -> Verdict:
+    return Verdict(
+        check="assert_metric_retained",
+        passed=observed <= tolerance + _ROUNDING,
+        observed=observed,
+        required=f"<= {tolerance:g}",
+        judged=("bound on the " if found.bound else "") + ("relative " if relative else "") + "drop",
+        model=model.name,
+        task=found.baseline.task.name,
+        metric=found.baseline.metric.name,
+        baseline=found.baseline.score,
+        score=found.masked.score,
+        examples=len(found.baseline),
+        heads=tuple(map(str, found.heads)),
+        details={**_details(found), **({"structural": True} if structural else {})},
+    )
 
 
 def _details(found: Retention) -> dict[str, Any]:

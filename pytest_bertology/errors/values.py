@@ -1,0 +1,123 @@
+"""Heads, masks, units and arguments that are not what they should be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_bertology.errors.base import BertologyError
+
+if TYPE_CHECKING:
+    from pytest_bertology.heads import Head, HeadMap
+
+
+class UnknownHead(BertologyError, LookupError):
+    """A head was named that the model does not have."""
+
+    def __init__(self, head: Head, heads: HeadMap) -> None:
+        self.head = head
+        self.heads = heads
+        stacks = [x.stack for x in heads.layers if x.stack and x.layer == head.layer and head.head < x.heads]
+        example = f'. Name the stack too, for example ({head.layer}, {head.head}, "{stacks[0]}")' if stacks else ""
+        hint = example if head.stack is None else ""
+        super().__init__(f"there is no head {head}: {heads.describe()}{hint}")
+
+
+class UnknownUnit(BertologyError, LookupError):
+    """A neuron or dimension was named that the model does not have, or that cannot be told apart in it."""
+
+    def __init__(self, unit: object, found: str) -> None:
+        self.unit = unit
+        super().__init__(f"there is no unit {unit}; what was found: {found}")
+
+
+class NotAUnit(BertologyError, TypeError):
+    """A value stood where a neuron or a dimension of a head was expected."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        super().__init__(
+            f"{value!r} is no unit: write Neuron(layer, neuron), or Dimension(layer, head, 'qk' or 'vo', dimension)"
+        )
+
+
+class NotAHead(BertologyError, TypeError):
+    """A value stood where a head was expected."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        super().__init__(
+            f"{value!r} is not a head: write (layer, head), both counted from 0, for example (2, 4); "
+            "several heads are a list of such pairs, [(2, 4), (5, 9)]"
+        )
+
+
+class InvalidGate(BertologyError, ValueError):
+    """A gate outside [0, 1], or gates of the wrong number."""
+
+    def __init__(self, found: object, expected: str) -> None:
+        self.found = found
+        self.expected = expected
+        super().__init__(f"gates are numbers from 0 (masked) to 1 (as trained): expected {expected}, found {found}")
+
+
+class InvalidScores(BertologyError, ValueError):
+    """Head scores that are not one finite number per head."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        self.found = found
+        self.expected = expected
+        super().__init__(f"head scores must be {expected}; found {found}")
+
+
+class MaskOfAnotherModel(BertologyError, ValueError):
+    """A head mask made for a model with other heads."""
+
+    def __init__(self, mask_heads: str, model_heads: str, source: str | None = None) -> None:
+        self.mask_heads = mask_heads
+        self.model_heads = model_heads
+        self.source = source
+        where = f" in {source}" if source else ""
+        super().__init__(
+            f"the head mask{where} is for another model: it was made for {mask_heads}, "
+            f"and this model has {model_heads}. Make the mask again for this model."
+        )
+
+
+class InvalidMaskFile(BertologyError, ValueError):
+    """A mask file that cannot be read as one."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        super().__init__(
+            f"{source} is not a head-mask file: {problem}. Write one with "
+            "Path(file).write_text(HeadMask.without(model.heads, [(0, 1)]).to_json())."
+        )
+
+
+class InvalidArgument(BertologyError, ValueError):
+    """An argument outside the values it can take."""
+
+    def __init__(self, name: str, found: object, expected: str) -> None:
+        self.name = name
+        self.found = found
+        self.expected = expected
+        super().__init__(f"{name}={found!r} is not valid: expected {expected}")
+
+
+class NoHeadSelected(BertologyError, ValueError):
+    """A selection that leaves nothing to judge: a check on it could never fail."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.what = what
+        self.advice = advice
+        super().__init__(f"{what}: nothing would be masked and the check could not fail. {advice}")
+
+
+class NothingToJudge(BertologyError, ValueError):
+    """A comparison in which nothing could differ: a check on it could never fail."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.what = what
+        self.advice = advice
+        super().__init__(f"{what}: the check could not fail. {advice}")
