@@ -81,13 +81,13 @@ class _Cutting:
     def run(self) -> PreTrainedModel:
         """Find, kind of attention by kind, which counts have to change; cut; prove; write the plan."""
         chosen: list[tuple[list[_Cut], Trial]] = []
-        kinds = self._kinds()
         found: PreTrainedModel | None = None
-        for cuts in kinds:
-            trial, found = self._first_that_holds(cuts)
+        for cuts in self._kinds():
+            rehearsed = [self._rehearsed(cut) for cut in cuts]
+            trial, found = self._first_that_holds(rehearsed)
             chosen.append((cuts, trial))
-        done = tuple(edit for cuts, trial in chosen for edit in self._edits(cuts, trial))
-        if len(kinds) != 1 or found is None:
+        done = self._edits(chosen)
+        if found is None or len(chosen) > 1 or any(cut.layout.empty for cut in self.cuts):
             found = self._cut_and_proven(done, self.mask)
         hollow = {cut.site for cuts, trial in chosen for cut in cuts if trial.hollow}
         plan = self._plan(done, hollow)
@@ -115,10 +115,13 @@ class _Cutting:
     def _check_sharing(self) -> None:
         """Projections that several layers use must lose the same rows in all of them."""
         wanted: dict[int, tuple[str, Any]] = {}
+        layouts = {cut.site: cut.layout for cut in self.cuts}
         for site, found in self.maps.items():
-            plan = layout(site, found, self.kept[site])
+            plan = layouts.get(site)
             reads: list[tuple[str, Any]] = [(site.name, self.kept[site])]
-            reads += [(feed.name, plan.rows(feed.owners)) for feed in found.feeds]
+            for feed in found.feeds:
+                whole = tuple(range(len(feed.owners)))
+                reads.append((feed.name, whole if plan is None else plan.rows(feed.owners)))
             for name, index in reads:
                 weight: Any = self.live.get_submodule(name).weight
                 other, before = wanted.setdefault(id(weight), (site.name, index))
@@ -133,8 +136,14 @@ class _Cutting:
         kinds: dict[Any, list[_Cut]] = {}
         for cut in self.cuts:
             attention = self.live.get_submodule(cut.site.attention)
-            kinds.setdefault((type(attention), len(cut.rows.feeds), cut.layout.empty), []).append(cut)
+            kinds.setdefault((type(attention), len(cut.rows.feeds)), []).append(cut)
         return list(kinds.values())
+
+    def _rehearsed(self, cut: _Cut) -> _Cut:
+        """A layer that is to lose all heads, with one left: what no one reads would prove any count right."""
+        if not cut.layout.empty:
+            return cut
+        return replace(cut, layout=layout(cut.site, cut.rows, (0,)))
 
     def _first_that_holds(self, cuts: Sequence[_Cut]) -> tuple[Trial, PreTrainedModel]:
         """The first trial under which these sites, cut alone, are the masked ones."""
@@ -151,7 +160,7 @@ class _Cutting:
         first: Exception | None = None
         tried: list[tuple[Edit, ...]] = []
         for trial in TRIALS:
-            done = self._edits(cuts, trial)
+            done = self._edits([(cuts, trial)])
             if done in tried:
                 continue
             tried.append(done)
@@ -165,10 +174,10 @@ class _Cutting:
         site = cuts[0].site.name
         raise CannotPrune(_name(self.model), site, f"the model does not run when they are cut ({first})") from first
 
-    def _edits(self, cuts: Iterable[_Cut], trial: Trial) -> tuple[Edit, ...]:
+    def _edits(self, chosen: Iterable[tuple[Sequence[_Cut], Trial]]) -> tuple[Edit, ...]:
         done: dict[Edit, None] = {}
         changed: set[tuple[str, int]] = set()
-        for cut in cuts:
+        for cut, trial in ((cut, trial) for cuts, trial in chosen for cut in cuts):
             plan = replace(cut.layout, hollow=trial.hollow)
             own = edits(plan, cut.rows, self._hands_on(cut))
             for edit in (*own, *counts(self.live, plan, cut.rows, trial)):
@@ -226,13 +235,14 @@ class _Cutting:
     # -- the plan ------------------------------------------------------------------------------------------------------
 
     def _plan(self, done: Sequence[Edit], hollow: Collection[Site]) -> PruningPlan:
+        layouts = {cut.site: cut.layout for cut in self.cuts}
         layers = []
         for site in self.model.sites:
-            plan = layout(site, self.maps[site], self.kept[site])
-            slots = plan.slots if site in hollow or site.slots else ()
+            slots = layouts[site].slots if site in hollow else site.slots
             computed = (site.computed or site.heads) if slots else 0
+            kept = self.kept[site]
             layers.append(
-                PrunedLayer(site.stack, site.layer, site.heads, plan.kept, site.name, site.attention, slots, computed)
+                PrunedLayer(site.stack, site.layer, site.heads, kept, site.name, site.attention, slots, computed)
             )
         if self.model.plan is None:
             return PruningPlan.of(self.live, layers, done)

@@ -78,7 +78,10 @@ def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
 
 def _read_back(model: PreTrainedModel, folder: Path) -> None:
     """Nothing is put in place that does not come back bit for bit."""
-    again = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, device_map=None)
+    try:
+        again = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+    except Exception as error:
+        raise CannotSave(str(folder), f"it does not come back ({type(error).__name__}: {error})") from error
     before, now = model.state_dict(), again.state_dict()
     if before.keys() != now.keys():
         raise CannotSave(str(folder), f"other weights come back: {sorted(before.keys() ^ now.keys())[:3]}")

@@ -170,6 +170,23 @@ def test_biases_of_positions_follow_their_heads_through_two_cuts_and_a_reload(en
     assert set(again.plan.removed) == set(gone)
 
 
+@pytest.mark.parametrize("entry", FAMILIES, ids="-".join)
+def test_a_cut_model_is_the_masked_one_with_other_attention_backends_too(entry):
+    model, sample = family(entry)
+    heads = uneven(model)
+    cut = model.pruned(heads)
+    before = model.model.config._attn_implementation
+
+    try:
+        for each in (model.model, cut.model):
+            each.set_attn_implementation("eager" if before == "sdpa" else "sdpa")
+        with model.masked(heads):
+            expected = outputs(model.model, sample)
+        _compare(outputs(cut.model, sample), expected, sample, "cut is not masked")
+    finally:
+        model.model.set_attn_implementation(before)
+
+
 # -- grouped-query attention -------------------------------------------------------------------------------------------
 
 
