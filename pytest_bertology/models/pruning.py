@@ -157,7 +157,7 @@ class _Cutting:
             ],
         )
         reference = self._reference(alone)
-        first: Exception | None = None
+        found: list[Exception] = []
         tried: list[tuple[Edit, ...]] = []
         for trial in TRIALS:
             done = self._edits([(cuts, trial)])
@@ -167,12 +167,14 @@ class _Cutting:
             try:
                 return trial, self._cut_and_proven(done, alone, reference)
             except (BertologyError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-                first = first or error
-        assert first is not None
-        if isinstance(first, CutDiffers):
-            raise first
+                found.append(error.with_traceback(None))  # its frames hold the model that failed
+        differs = next((error for error in found if isinstance(error, CutDiffers)), None)
+        if differs is not None:
+            raise differs
         site = cuts[0].site.name
-        raise CannotPrune(_name(self.model), site, f"the model does not run when they are cut ({first})") from first
+        raise CannotPrune(_name(self.model), site, f"the model does not run when they are cut ({found[0]})") from found[
+            0
+        ]
 
     def _edits(self, chosen: Iterable[tuple[Sequence[_Cut], Trial]]) -> tuple[Edit, ...]:
         done: dict[Edit, None] = {}

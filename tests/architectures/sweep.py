@@ -165,7 +165,7 @@ def prove_cuts(model: ModelUnderTest, sample: Mapping[str, Any]) -> str:
     except CannotPrune as error:
         alike = "shares weights" in error.reason
         if not alike and "what would be left" not in error.reason:
-            return re.sub(r"\(.*\)", "", error.reason).strip()
+            return re.sub(r"\(.*\)|: they differ by .*", "", error.reason).strip()
         _prove_cut(model, sample, [head for head in model.heads if head.head % 3 == 1])
         return "yes, the same heads in layers that share weights" if alike else "yes, while the rest reads the input"
     return "yes, but attention goes on computing as many heads" if hollow else "yes"
