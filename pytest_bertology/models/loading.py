@@ -174,7 +174,7 @@ def _tokenizer(source: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
     name = os.fspath(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         return None, f"none could be loaded from {name!r}: {str(error).splitlines()[0]}"
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # What transformers makes up where there are no files: every word would be the unknown token.

@@ -117,7 +117,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 
 def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """This configuration, and those inside it, with the sizes below; what it computes, it computes from them."""
-    fields = {name: field.default for name, field in type(config).__dataclass_fields__.items()}
+    fields = _fields(type(config))
     changes: dict[str, Any] = {"num_labels": LABELS}
     for name, default in fields.items():
         value = vars(config).get(config.attribute_map.get(name, name))
@@ -133,6 +133,15 @@ def _tiny(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     if "pad_token_id" in fields and changes.get("pad_token_id", config.pad_token_id) is None:
         changes["pad_token_id"] = 0
     return type(config)(**changes)
+
+
+def _fields(cls: type[PreTrainedConfig]) -> dict[str, Any]:
+    """What a configuration class can be given, and the defaults; older transformers say it in `__init__`."""
+    declared = getattr(cls, "__dataclass_fields__", None)
+    if declared is not None:
+        return {name: field.default for name, field in declared.items()}
+    given = inspect.signature(cls.__init__).parameters.values()
+    return {p.name: p.default for p in given if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
 
 
 def _small(name: str, value: Any, default: Any, layers: int) -> Any:
