@@ -105,3 +105,6 @@ __all__ = [
     "WrongTaskKind",
     "describe_heads",
 ]
+
+for _name in __all__:  # shown, and pickled, by the name that users import
+    globals()[_name].__module__ = __name__

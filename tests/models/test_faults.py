@@ -27,8 +27,8 @@ def _other_sites(monkeypatch, change):
     """Discovery that finds `change(model, site)` instead of the first layer's site."""
     right = under_test.discover
 
-    def discover(model, sample):
-        found = right(model, sample)
+    def discover(model, sample, *headless):
+        found = right(model, sample, *headless)
         return replace(found, sites=(change(model, found.sites[0]), *found.sites[1:]))
 
     monkeypatch.setattr(under_test, "discover", discover)
