@@ -155,7 +155,7 @@ class SharedBias:
                 raise InvalidPlan(f"{self.table} is no table of so many heads")
             columns = table.columns if isinstance(table, HeadColumns) else range(table.embedding_dim)
             table.__class__ = HeadColumns
-            vars(table).update(columns=tuple(columns[i] for i in self.index), whole=None)
+            vars(table).update(columns=tuple(columns[i] for i in self.index), whole={})
         if first:
             own = None if self.table is None else self.table.removeprefix(f"{self.module}.")
             _module(model, self.module).register_forward_hook(_HandOn(own, self.returned, self.of))
@@ -319,9 +319,10 @@ class _HandOn:
                 raise InvalidPlan("a position bias that should be the same for all heads is not")
             return _put(result, self.place, value[:, :1].expand(-1, self.of, -1, -1))
         table: Any = module.get_submodule(self.table)
-        if table.whole is None:
+        whole = table.whole.pop(threading.get_ident(), None)
+        if whole is None:
             return None
-        whole, table.whole = table.whole.movedim(-1, 0).unsqueeze(0), None
+        whole = whole.movedim(-1, 0).unsqueeze(0)
         own = whole[:, list(table.columns)]
         # A padding mask may have been added to it, the same for all heads.
         return _put(result, self.place, whole + (value[:, :1] - own[:, :1]))

@@ -7,6 +7,7 @@ still arrive with numbers that no column reads any more.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,13 +90,14 @@ class HeadColumns(nn.Embedding):
     What it would return for all heads is kept until the layer has run: the layers after it need it whole.
     """
 
-    columns: tuple[int, ...] = ()
-    whole: Tensor | None = None
+    columns: tuple[int, ...]
+    whole: dict[int, Tensor]
+    """Per thread."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(…) to (…, heads left)."""
         whole = super().forward(input)
-        self.whole = whole
+        self.whole[threading.get_ident()] = whole
         return whole[..., list(self.columns)]
 
 

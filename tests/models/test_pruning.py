@@ -454,3 +454,18 @@ def test_importance_of_the_heads_that_are_left_is_theirs(insisting):
         slopes.append(torch.autograd.grad(loss, gates[0])[0])
 
     assert torch.allclose(slopes[0][[0, 2, 3, 5]], slopes[1], rtol=1e-4, atol=1e-6)
+
+
+def test_threads_that_run_one_cut_model_do_not_mix_its_position_biases():
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, sample = family(Entry("t5", "seq2seq-lm"))
+    cut = model.pruned(uneven(model)).model
+    samples = [{name: value[:, :length] for name, value in sample.items()} for length in (4, 5, 6, 7)]
+    alone = [outputs(cut, each) for each in samples]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda each: outputs(cut, each), samples * 8))
+
+    for index, found in enumerate(together):
+        assert all(torch.equal(a, b) for a, b in zip(found, alone[index % 4], strict=True))
