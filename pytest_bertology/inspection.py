@@ -6,7 +6,7 @@ import json
 import os
 import textwrap
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from pytest_bertology.heads import HeadMap
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.kinds import auto_class, check_kind, kind_of_config, saved_class
 from pytest_bertology.models.loading import from_source, load_model, place
+from pytest_bertology.models.plan import plan_of
 from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.rows import feeds, kv_heads, why_not_cut
 from pytest_bertology.models.sampling import make_sample
+from pytest_bertology.models.saving import follow_plan
 from pytest_bertology.models.sites import Site
 from pytest_bertology.models.state import evaluating
 from pytest_bertology.models.under_test import ModelUnderTest
@@ -75,6 +77,8 @@ class Inspection:
     per_example: bool | None
     ungated: tuple[tuple[str, str], ...]
     not_run: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+    """Heads that were cut out, by their names in the uncut model."""
 
     def to_json(self) -> str:
         """All of it, as JSON."""
@@ -86,7 +90,8 @@ class Inspection:
         lines = [
             f"{self.architecture} ({self.kind}), {self.parameters / 1e6:,.1f} M parameters, from {self.source}",
             f"{len(self.heads)} heads: {self.heads.describe()}",
-            self._proof(),
+            *([f"cut: {len(self.removed)} heads are gone, {_names(self.removed)}"] if self.removed else []),
+            *([] if not self.sites else [self._proof()]),
             "",
             *_table(self.sites),
             "",
@@ -190,12 +195,17 @@ def _build(config: PreTrainedConfig, kind: str, own: Any, dtype: torch.dtype, tr
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
         name = f"{config.model_type} as {own.__name__ if own is not None else kind}"
         raise ModelNotFound(name, f"its configuration makes no model ({reason})") from error
+    follow_plan(model, None)  # of a cut model
     return model.eval()
 
 
 def discover_blank(model: PreTrainedModel) -> Discovery:
     """The heads of a model on the meta device."""
-    return discover(model, make_sample(model))
+    plan = plan_of(model)
+    if plan is None:
+        return discover(model, make_sample(model))
+    found = discover(model, make_sample(model), plan.headless)
+    return replace(found, sites=plan.placed(found.sites), heads=plan.heads)
 
 
 def _of_model(model: ModelUnderTest, source: str, weights: str) -> Inspection:
@@ -210,6 +220,7 @@ def _report(
     weights: str,
     proven: ModelUnderTest | None,
 ) -> Inspection:
+    plan = plan_of(model)
     return Inspection(
         source=source,
         architecture=type(model).__name__,
@@ -224,6 +235,7 @@ def _report(
         per_example=proven.check.per_example if proven else None,
         ungated=found.ungated,
         not_run=found.not_run,
+        removed=tuple(map(str, plan.removed)) if plan is not None else (),
     )
 
 
@@ -274,6 +286,10 @@ def _table(sites: tuple[SiteReport, ...]) -> list[str]:
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
     ]
+
+
+def _names(heads: tuple[str, ...]) -> str:
+    return " ".join(heads[:24]) + (" …" if len(heads) > 24 else "")
 
 
 def _idle(what: str, heads: tuple[str, ...]) -> list[str]:

@@ -14,10 +14,11 @@ import torch
 import transformers
 from packaging.version import Version
 
+from pytest_bertology import inspection
 from pytest_bertology.__main__ import main
 from pytest_bertology.errors import CannotGate, ModelNotFound, NoWeights
 from pytest_bertology.inspection import inspect_model
-from tests.families import family, redraw
+from tests.families import family, redraw, under_test
 
 BLOOM = {"vocab_size": 60, "hidden_size": 24, "n_layer": 2, "n_head": 4, "architectures": ["BloomForCausalLM"]}
 LLAMA = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
@@ -243,3 +244,15 @@ def test_layers_with_tied_weights_can_only_be_cut_together():
     assert {site.cut for site in inspect_model(redraw(model, 0).eval()).sites} == {
         "only together: its weights are tied to another layer's"
     }
+
+
+@pytest.mark.parametrize("weights", ["checkpoint", "configuration", "large configuration"])
+def test_a_cut_checkpoint_is_shown_as_it_is(tmp_path, monkeypatch, weights):
+    folder = under_test("bert").pruned([(0, 0), (0, 1), (0, 2), (0, 3), (1, 2)]).save(tmp_path / "cut")
+    if weights == "large configuration":
+        monkeypatch.setattr(inspection, "_PROVEN", 0)
+
+    found = inspect_model(folder if weights == "checkpoint" else folder / "config.json")
+
+    assert [(site.layer, site.heads) for site in found.sites] == [(1, 3)]
+    assert "cut: 5 heads are gone, L0H0 L0H1 L0H2 L0H3 L1H2" in found.lines()

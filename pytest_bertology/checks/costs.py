@@ -92,6 +92,8 @@ def assert_smaller(model: ModelUnderTest, reference: ModelUnderTest, at_most: fl
     check_model(model)
     check_model(reference, "reference")
     _check_positive("at_most", at_most, "a share of the reference's bytes, a number above 0 such as 0.8")
+    if at_most > 1.0:
+        raise InvalidArgument("at_most", at_most, "a share of the reference's bytes, up to 1 (0.8 is 80 %)")
     if model.model is reference.model:
         raise InvalidArgument("reference", reference.name, "another model: this is the one that is judged")
     found = Sizes(size(model), size(reference))

@@ -103,8 +103,8 @@ def assert_sparsity_preserved(
     The zero pattern that fine-tuning of a sparse model must keep (Zafrir et al. 2021). Looked at are the matrices that
     `assert_sparsity` counts, matched by name; the two models may have different task heads.
 
-    Raises CheckFailed (an AssertionError), NothingToJudge where `before` has no zeros, InvalidArgument where `after`
-    lacks a matrix, NonFinite for NaN.
+    Raises CheckFailed (an AssertionError), NothingToJudge where `before` has none to speak of, InvalidArgument where
+    `after` lacks a matrix, NonFinite for NaN.
     """
     __tracebackhide__ = True
     if isinstance(before, ModelUnderTest) and isinstance(after, ModelUnderTest) and before.model is after.model:

@@ -76,10 +76,14 @@ class HeadMap(Collection[Head]):
     """The heads of a model, in order: `HeadMap([12, 12])`, or `HeadMap({"encoder": [8], "decoder": [8]})`.
 
     `len`, iteration and `in` work on heads; plain tuples are accepted. Layers may have different numbers of heads.
-    One stack of several may have no name (None, or "" in JSON): the language model beside its towers.
+    One stack of several may have no name (None, or "" in JSON): the language model beside its towers. `kept` names
+    the heads as they were before others were cut out; maps of different cuts are different maps.
     """
 
-    def __init__(self, per_layer: Sequence[int] | Mapping[str | None, Sequence[int]]) -> None:
+    def __init__(
+        self, per_layer: Sequence[int] | Mapping[str | None, Sequence[int]], kept: Sequence[Head] | None = None
+    ) -> None:
+        self.kept = None if kept is None else tuple(kept)
         stacks = per_layer.items() if isinstance(per_layer, Mapping) else [(None, per_layer)]
         self.layers = tuple(
             Layer(stack or None, index, int(count)) for stack, counts in stacks for index, count in enumerate(counts)
@@ -110,7 +114,7 @@ class HeadMap(Collection[Head]):
         return self._heads[position]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HeadMap) and self.layers == other.layers
+        return isinstance(other, HeadMap) and self.layers == other.layers and self.kept == other.kept
 
     def __hash__(self) -> int:
         return hash(self.layers)
@@ -140,6 +144,20 @@ class HeadMap(Collection[Head]):
         if not stacks:
             return "no heads"
         return "; ".join((f"{stack}: " if stack else "") + _describe_layers(counts) for stack, counts in stacks.items())
+
+    def to_stacks(self) -> dict[str | None, list[int]]:
+        """The counts of each stack, in order."""
+        stacks: dict[str | None, list[int]] = {}
+        for layer in self.layers:
+            stacks.setdefault(layer.stack, []).append(layer.heads)
+        return stacks
+
+    def identify(self) -> str:
+        """`describe`, and of a cut model's heads which they were."""
+        if self.kept is None:
+            return self.describe()
+        names = ", ".join(map(str, self.kept[:12])) + (" …" if len(self.kept) > 12 else "")
+        return f"{self.describe()} left of a cut model, which were {names}"
 
     def to_jsonable(self) -> list[int] | dict[str, list[int]]:
         """The counts this map is made from, as plain lists."""

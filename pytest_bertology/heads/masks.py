@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_bertology.errors import InvalidGate, InvalidMaskFile, MaskOfAnotherModel, NotAHead
-from pytest_bertology.heads.maps import Head, HeadLike, HeadMap
+from pytest_bertology.heads.maps import Head, HeadLike, HeadMap, as_head
 
 _MASK_SCHEMA = "pytest-bertology head mask 1"
 
@@ -103,6 +103,8 @@ class HeadMask:
             "heads": self.heads.to_jsonable(),
             "masked": [list(head) if head.stack else [head.layer, head.head] for head in self.masked],
         }
+        if self.heads.kept is not None:
+            content["kept"] = [list(head) if head.stack else [head.layer, head.head] for head in self.heads.kept]
         if damped:
             content["gates"] = damped
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
@@ -122,9 +124,9 @@ class HeadMask:
             raise InvalidMaskFile(source, 'it must be an object with "heads" and "masked"')
         if content.get("schema", _MASK_SCHEMA) != _MASK_SCHEMA:
             raise InvalidMaskFile(source, f"its schema is {content['schema']!r}; this version reads {_MASK_SCHEMA!r}")
-        own = _read_head_map(content["heads"], source)
+        own = _read_head_map(content["heads"], content.get("kept"), source)
         if heads is not None and own != heads:
-            raise MaskOfAnotherModel(own.describe(), heads.describe(), source)
+            raise MaskOfAnotherModel(own.identify(), heads.identify(), source)
         try:
             mask = cls.without(own, content["masked"])
         except NotAHead as error:
@@ -145,13 +147,18 @@ class HeadMask:
 
     def _combine(self, other: HeadMask, choose: Callable[[float, float], float]) -> HeadMask:
         if self.heads != other.heads:
-            raise MaskOfAnotherModel(other.heads.describe(), self.heads.describe())
+            raise MaskOfAnotherModel(other.heads.identify(), self.heads.identify())
         return HeadMask(self.heads, tuple(map(choose, self.gates, other.gates)))
 
 
-def _read_head_map(counts: object, source: str) -> HeadMap:
+def _read_head_map(counts: object, kept: object, source: str) -> HeadMap:
     stacks = counts.values() if isinstance(counts, dict) else [counts]
     for stack in stacks:
         if not isinstance(stack, list) or not all(isinstance(n, int) and n >= 0 for n in stack):
             raise InvalidMaskFile(source, '"heads" must be the number of heads of each layer, for example [12, 12]')
-    return HeadMap(counts)  # type: ignore[arg-type]
+    if kept is None:
+        return HeadMap(counts)  # type: ignore[arg-type]
+    try:
+        return HeadMap(counts, [as_head(head) for head in kept])  # type: ignore[arg-type,attr-defined]
+    except (NotAHead, TypeError):
+        raise InvalidMaskFile(source, '"kept" must list the heads of a cut model as [layer, head] pairs') from None

@@ -17,6 +17,8 @@ from pytest_bertology.measures.weights import has_nan, module_weights
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.modules import is_linear
 
+_SPARSE = 0.001
+"""A share of zeros below which they are there by accident."""
 Pattern: TypeAlias = "str | tuple[int, int]"
 """What is counted: "unstructured", (rows, columns) of a block, or "2:4"."""
 
@@ -113,7 +115,8 @@ def zero_pattern(before: ModelUnderTest, after: ModelUnderTest, weights: str | N
     """Look up each zero of `before` in `after`: in the matrices of `linear_weights` that have zeros before.
 
     They are matched by name, without the prefix that the base model has within a model with a head. Raises
-    NothingToJudge where `before` has no zeros, InvalidArgument where `after` lacks a matrix or has it in another shape.
+    NothingToJudge where `before` has no zeros to speak of, InvalidArgument where `after` lacks a matrix or has it in
+    another shape.
     """
     old = linear_weights(before, weights, "before")
     every = {_bare(after, name): weight for name, weight in linear_weights(after, ".", "after").items()}
@@ -131,7 +134,13 @@ def zero_pattern(before: ModelUnderTest, after: ModelUnderTest, weights: str | N
         raise NothingToJudge(
             f"no weight of {before.name} is zero before", f"{len(old)} matrices were looked at; prune first."
         )
-    return ZeroPattern(_zeros(old), _zeros(kept), tuple(revived))
+    sparse = _zeros(old)
+    if sparse.share < _SPARSE:
+        raise NothingToJudge(
+            f"only {sparse.share:.2g} of the weights of {before.name} are zero before",
+            f"A model that was made sparse has more, at least {_SPARSE:g}; is it the one before the training?",
+        )
+    return ZeroPattern(sparse, _zeros(kept), tuple(revived))
 
 
 def _zeros(matrices: Mapping[str, Tensor]) -> Sparsity:

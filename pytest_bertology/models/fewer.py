@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_bertology.errors import CannotDropLayers
 from pytest_bertology.models.blocks import Cut
+from pytest_bertology.models.plan import SEAL
 
 Settings = dict[str, Any]
 """A configuration as it is saved."""
@@ -168,7 +169,7 @@ def _source(before: PreTrainedModel, name: str, shape: torch.Size, cuts: Sequenc
 
 
 def _shapes(model: PreTrainedModel) -> Shapes:
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if _counts(name, tensor)}
 
 
 def _short(reason: str) -> str:
@@ -255,3 +256,8 @@ def _parts(settings: Settings, path: str = "") -> Iterator[tuple[str, Settings]]
     for name, value in settings.items():
         if isinstance(value, dict) and "model_type" in value:
             yield from _parts(value, f"{path}{name}.")
+
+
+def _counts(name: str, tensor: object) -> bool:
+    """Whether an entry of a state dict is a weight; not the seal of a cut model's plan."""
+    return isinstance(tensor, torch.Tensor) and name.rpartition(".")[2] != SEAL

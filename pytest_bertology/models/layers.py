@@ -22,7 +22,6 @@ from pytest_bertology.models import state
 from pytest_bertology.models.blocks import Blocks, Cut, LayerLike, blocks, choose
 from pytest_bertology.models.edits import OwnConfig
 from pytest_bertology.models.fewer import Plan, holds_tensors, plan, renamed
-from pytest_bertology.models.plan import ATTRIBUTE
 from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.selfcheck import output
 from pytest_bertology.models.skipping import skipping, states_key, states_of, unskipped
@@ -58,7 +57,7 @@ def dropped(model: ModelUnderTest, layers: Iterable[LayerLike]) -> tuple[PreTrai
     new = _cut(live, cuts, target)
     if model.plan is not None:  # heads were cut out of it before
         kept = {cut.blocks.path: cut.kept for cut in cuts}
-        setattr(new.config, ATTRIBUTE, model.plan.without_blocks(kept, new.config).to_jsonable())
+        model.plan.without_blocks(kept, new.config).attach(new)
     _prove(model, cuts, new)
     return new, {cut.blocks.path: cut.kept for cut in cuts}
 

@@ -139,6 +139,9 @@ def _weights(name: str, kind: str, auto: Any, options: dict[str, Any]) -> PreTra
     folder = Path(name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise NoWeights(name, sorted(path.name for path in folder.iterdir()))
+    if all((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
+        both = "model.safetensors and model.safetensors.index.json"
+        raise ModelNotFound(name, f"it holds two sets of weights, {both}: remove the older one")
     # Shapes that differ are reported with the missing weights below, instead of on a log that no one sees.
     load = {**options, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = _loaded(auto, name, load)

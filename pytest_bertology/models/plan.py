@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,12 @@ from pytest_bertology.models.sites import Site
 SCHEMA = "pytest-bertology pruned model 1"
 ATTRIBUTE = "pytest_bertology"
 """Where a cut model's configuration keeps its plan."""
+SEAL = "pytest_bertology_plan"
+"""The buffer among a cut model's weights that says which plan they were cut by."""
+NOTE = (
+    "Heads or units were cut out of this model. Import pytest_bertology.models before from_pretrained; with "
+    "ignore_mismatched_sizes its weights would be drawn at random."
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class PrunedLayer:
     computed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """All that was cut out of a model, however many times it was."""
 
@@ -56,7 +62,7 @@ class PruningPlan:
     """Whether something is cut outside the base model: then no other class can follow the plan."""
     shapes: tuple[tuple[str, str], ...]
     """The weights of the cut modules, and the shapes that they had before, "64x64"."""
-    config: tuple[tuple[str, int], ...]
+    config: tuple[tuple[str, Any], ...]
     """What the configuration, which stays the uncut model's, says of layers, heads and sizes."""
 
     @classmethod
@@ -78,7 +84,8 @@ class PruningPlan:
     @property
     def heads(self) -> HeadMap:
         """The head map of the cut model, layers without a head among it."""
-        return self._map([len(layer.kept) for layer in self.layers])
+        counts = self._map([len(layer.kept) for layer in self.layers])
+        return HeadMap(counts.to_stacks(), self.kept) if self.removed else counts
 
     @property
     def kept(self) -> tuple[Head, ...]:
@@ -96,6 +103,36 @@ class PruningPlan:
         """Module paths of projections and attention modules that are left without a head."""
         empty = [layer for layer in self.layers if not layer.kept]
         return frozenset(path for layer in empty for path in (layer.projection, layer.attention))
+
+    @property
+    def seal(self) -> bytes:
+        """Sixteen bytes that no other plan has, whatever class of the same base model it is for."""
+
+        def name(path: str) -> str:
+            return path.removeprefix(f"{self.prefix}.") if self.prefix else path
+
+        content = [
+            [to_jsonable(edit) for edit in (_renamed(edit, name) for edit in self.edits) if edit is not None],
+            [[layer.stack, layer.layer, layer.heads, list(layer.kept)] for layer in self.layers],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:16]
+
+    def attach(self, model: PreTrainedModel) -> None:
+        """Write the plan into the configuration of the cut model, and its seal among the weights."""
+        setattr(model.config, ATTRIBUTE, self.to_jsonable())
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        seal = torch.tensor(list(self.seal), dtype=torch.uint8, device=device)
+        model.get_submodule(self.prefix).register_buffer(SEAL, seal)
+
+    def check_seal(self, model: PreTrainedModel, missing: Collection[str]) -> None:
+        """Raise InvalidPlan where weights that were just loaded were not cut by this plan."""
+        seal = model.get_submodule(self.prefix)._buffers.get(SEAL)
+        absent = any(name.split(".")[-1] == SEAL for name in missing)
+        if absent or (seal is not None and not seal.is_meta and bytes(seal.tolist()) != self.seal):
+            raise InvalidPlan(
+                "the weights beside it were not cut by it: config.json is another checkpoint's, or was changed. "
+                "Restore the one that was saved with them"
+            )
 
     def _map(self, counts: Sequence[int]) -> HeadMap:
         stacks: dict[str | None, list[int]] = {}
@@ -210,10 +247,14 @@ class PruningPlan:
 
     # -- as plain data -------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"PruningPlan({self.architecture}, {len(self.removed)} of {len(self.original)} heads removed)"
+
     def to_jsonable(self) -> dict[str, Any]:
         """Plain data, with a digest of itself."""
         content: dict[str, Any] = {
             "schema": SCHEMA,
+            "note": NOTE,
             "architecture": self.architecture,
             "layers": [_layer_to_jsonable(layer) for layer in self.layers],
             "edits": [to_jsonable(edit) for edit in self.edits],
@@ -233,7 +274,10 @@ class PruningPlan:
             raise InvalidPlan(f"its schema is {found!r}; this version reads {SCHEMA!r}")
         own = {name: value for name, value in content.items() if name not in ("digest", "weights")}
         if content.get("digest") != _digest(own):
-            raise InvalidPlan("it was changed after it was written: its digest does not fit")
+            raise InvalidPlan(
+                "it was changed after it was written: its digest does not fit. Restore the config.json that was saved "
+                "with the weights"
+            )
         layers = tuple(map(_layer_from_jsonable, own["layers"]))
         edits = tuple(from_jsonable(edit) for edit in own["edits"])
         return cls(
@@ -271,9 +315,9 @@ def _shapes(model: PreTrainedModel, edits: Sequence[Edit]) -> dict[str, str]:
     }
 
 
-def _sizes(config: Any, path: str = "") -> dict[str, int]:
-    """The numbers of a configuration that say how a model is built, those of its parts among them."""
-    found: dict[str, int] = {}
+def _sizes(config: Any, path: str = "") -> dict[str, Any]:
+    """The type and the numbers of a configuration that say how a model is built, those of its parts among them."""
+    found: dict[str, Any] = {f"{path}model_type": config.model_type}
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
             found |= _sizes(value, f"{path}{name}.")

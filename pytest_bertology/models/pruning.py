@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pytest_bertology.errors import BertologyError, CannotPrune, CutDiffers
+from pytest_bertology.errors import BertologyError, CannotPrune, CopiedUnderMask, CutDiffers
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.models import state
 from pytest_bertology.models.copies import own_tensors, structure_of, tie_again
@@ -22,7 +22,7 @@ from pytest_bertology.models.counts import TRIALS, Trial, counts
 from pytest_bertology.models.edits import Columns, Edit, Rows, apply, hands_on
 from pytest_bertology.models.layout import Layout, edits, layout
 from pytest_bertology.models.modules import is_linear
-from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan
+from pytest_bertology.models.plan import PrunedLayer, PruningPlan
 from pytest_bertology.models.proof import Reference, Seen
 from pytest_bertology.models.reduced import HeadColumns
 from pytest_bertology.models.rows import RowMap, row_maps, why_not_cut
@@ -90,8 +90,7 @@ class _Cutting:
         if found is None or len(chosen) > 1 or any(cut.layout.empty for cut in self.cuts):
             found = self._cut_and_proven(done, self.mask)
         hollow = {cut.site for cuts, trial in chosen for cut in cuts if trial.hollow}
-        plan = self._plan(done, hollow)
-        setattr(found.config, ATTRIBUTE, plan.to_jsonable())
+        self._plan(done, hollow).attach(found)
         return found
 
     # -- what can be cut -----------------------------------------------------------------------------------------------
@@ -166,6 +165,8 @@ class _Cutting:
             tried.append(done)
             try:
                 return trial, self._cut_and_proven(done, alone, reference)
+            except CopiedUnderMask:
+                raise
             except (BertologyError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
                 found.append(error.with_traceback(None))  # its frames hold the model that failed
         differs = next((error for error in found if isinstance(error, CutDiffers)), None)

@@ -7,13 +7,16 @@ applied. Without this package such a checkpoint does not fit its configuration, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,11 +24,12 @@ from typing import Any, BinaryIO
 import torch
 from transformers import PreTrainedModel
 
-from pytest_bertology.errors import CannotSave, InvalidPlan
-from pytest_bertology.models.plan import ATTRIBUTE, PruningPlan
+from pytest_bertology.errors import CannotSave, InvalidArgument, InvalidPlan
+from pytest_bertology.models.plan import ATTRIBUTE, PruningPlan, plan_of
 from pytest_bertology.models.quiet import Quiet
 
-_OURS = ("config.json", "generation_config.json")
+_LONG_AGO = 3600.0
+"""Seconds after which a save that has not ended is taken for one that was killed."""
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
@@ -38,10 +42,16 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str])
     Everything is written beside `folder` first and put in its place in one step: whoever looks finds the old content
     or the new. Files in an old checkpoint that are no part of it, such as a model card, are kept. Raises CannotSave.
     """
-    target = Path(folder)
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise InvalidArgument("folder", folder, "the path of a folder")
+    target = Path(folder).resolve()  # through a link, to where it points
     _check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise CannotSave(str(target), f"its parent folder cannot be written to ({error.strerror})") from error
     try:
         beside.chmod(0o777 & ~_umask())
         with Quiet():
@@ -52,7 +62,15 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str])
         _put_in_place(beside, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return target
+    return Path(folder)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what saves of the same name left behind that were killed long ago."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LONG_AGO:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_target(target: Path) -> None:
@@ -192,8 +210,8 @@ def follow_plan(model: PreTrainedModel, files: Iterable[str] | None) -> None:
         _check_weights(weights, [Path(file) for file in files])
     plan = plan.for_class(model)
     plan.apply(model)
-    # The hash is the file's: what is written after training has other weights.
-    setattr(model.config, ATTRIBUTE, plan.to_jsonable())
+    # The hash is the file's, and goes: what is written after training has other weights.
+    plan.attach(model)
 
 
 def _check_weights(expected: Mapping[str, str], files: Iterable[Path]) -> None:
@@ -214,7 +232,11 @@ def install() -> None:
     @functools.wraps(original)
     def load(model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
         follow_plan(model, None if state_dict is not None else checkpoint_files)
-        return original(model, state_dict, checkpoint_files, *args, **kwargs)
+        found = original(model, state_dict, checkpoint_files, *args, **kwargs)
+        plan = plan_of(model)
+        if plan is not None:
+            plan.check_seal(model, getattr(found[0], "missing_keys", ()))
+        return found
 
     load.follows_plans = True  # type: ignore[attr-defined]
     PreTrainedModel._load_pretrained_model = staticmethod(load)

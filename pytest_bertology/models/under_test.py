@@ -23,9 +23,9 @@ from pytest_bertology.errors import (
     CannotPrune,
     CannotSample,
     CannotSave,
+    InvalidArgument,
     InvalidGate,
     MaskOfAnotherModel,
-    NoHeadSelected,
     NoTokenizer,
     SelfCheckFailed,
 )
@@ -40,6 +40,7 @@ from pytest_bertology.models.sampling import make_sample
 from pytest_bertology.models.saving import save
 from pytest_bertology.models.selfcheck import SelfCheck, self_check
 from pytest_bertology.models.sites import Site
+from pytest_bertology.models.skipping import skipped
 from pytest_bertology.models.unit_rows import UnitRows, unit_rows
 from pytest_bertology.models.units import places, units_masked, without_units
 
@@ -85,6 +86,7 @@ class ModelUnderTest:
         self._no_tokenizer = no_tokenizer
         self._sample = sample
         self._unit_rows: UnitRows | None = None
+        self._units_masked = 0
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = self.sample()
         modules = [id(module) for module in model.modules()]
@@ -120,7 +122,7 @@ class ModelUnderTest:
         return f"ModelUnderTest({self.name}, {self.kind}, {self.heads.describe()}, {self.device}, {self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelUnderTest:
-        return self._with(copy.deepcopy(self.model, memo))
+        return self._with(copy.deepcopy(self.model, memo), cut=False)
 
     def sample(self) -> Mapping[str, Any]:
         """The inputs that the heads were found with: those given to `load_model`, or made up."""
@@ -157,12 +159,13 @@ class ModelUnderTest:
         Handed out only after it was run beside this model with the same heads masked: what leaves each projection and
         the output agree (1e-5 of the largest number in float32), on the sample's real tokens.
 
-        Raises UnknownHead or MaskOfAnotherModel, NoHeadSelected for none, CannotPrune, with the reason, where these
-        heads can only be masked, CutDiffers where the cut model was not the masked one.
+        Masks in force around the call are not cut. Raises UnknownHead or MaskOfAnotherModel, InvalidArgument for none,
+        CannotPrune, with the reason, where these heads can only be masked, CutDiffers where the cut model was not the
+        masked one.
         """
         mask = self.as_mask(heads)
         if not mask.touched:
-            raise NoHeadSelected("no head is to be cut", "Name the heads to cut.")
+            raise InvalidArgument("heads", [], "the heads to cut, such as [(0, 3)]")
         cut = prune(self, mask)
         try:
             return self._with(cut)
@@ -204,7 +207,11 @@ class ModelUnderTest:
         Raises NotAUnit or UnknownUnit, and MaskNotApplied where the model ran past one.
         """
         with units_masked(self.model, places(self._rows(), units)):
-            yield self
+            self._units_masked += 1
+            try:
+                yield self
+            finally:
+                self._units_masked -= 1
 
     def without_units(self, units: Iterable[Unit]) -> ModelUnderTest:
         """A new, smaller model without these neurons and dimensions of heads; this one is left as it was.
@@ -227,16 +234,18 @@ class ModelUnderTest:
         their names in the uncut model; what was cut; hashes of the weight files): plain `AutoModel….from_pretrained`
         reads it once `pytest_bertology.models` was imported. Raises CannotSave.
         """
-        if self._gating.depth():
-            raise CannotSave(os.fspath(folder), "a mask is in force, and it would not be saved: leave it first")
+        if any(gate is not None and bool((gate != 1.0).any()) for gate in self._gating.current()):
+            raise CannotSave(str(folder), "a mask is in force, and it would not be saved: leave it first")
+        if self._units_masked or skipped(self):
+            raise CannotSave(str(folder), "units are masked or layers skipped, which would not be saved: leave that")
         return save(self.model, self.tokenizer, folder)
 
-    def _with(self, model: PreTrainedModel) -> ModelUnderTest:
+    def _with(self, model: PreTrainedModel, *, cut: bool = True) -> ModelUnderTest:
         """Another model, for the same inputs."""
         return ModelUnderTest(
             model,
             tokenizer=self.tokenizer,
-            name=self.name,
+            name=f"{self.name} (cut)" if cut and not self.name.endswith(" (cut)") else self.name,
             kind=self.kind,
             sample=self._sample,
             no_tokenizer=self._no_tokenizer,
@@ -277,7 +286,7 @@ class ModelUnderTest:
         if not isinstance(mask, HeadMask):
             return HeadMask.without(self.heads, mask)
         if mask.heads != self.heads:
-            raise MaskOfAnotherModel(mask.heads.describe(), self.heads.describe())
+            raise MaskOfAnotherModel(mask.heads.identify(), self.heads.identify())
         return mask
 
     def idle_heads(self) -> tuple[Head, ...]:

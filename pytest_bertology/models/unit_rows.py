@@ -193,6 +193,8 @@ class _Search:
     def _used(self, inputs: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Per module, the rows by which the weighted sum has a derivative."""
         tensors = [variable for _, variable in self.variables]
+        if not tensors:
+            return {}
         slopes: Sequence[Tensor | None] = torch.autograd.grad(
             (inputs * weights).sum(), tensors, retain_graph=True, allow_unused=True
         )

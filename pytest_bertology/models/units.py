@@ -21,16 +21,16 @@ from pytest_bertology.errors import (
     BertologyError,
     CannotPrune,
     CutDiffers,
+    InvalidArgument,
     MaskNotApplied,
     MaskOfAnotherThread,
-    NoHeadSelected,
 )
 from pytest_bertology.heads import Dimension, Neuron, Unit
 from pytest_bertology.models import state
 from pytest_bertology.models.copies import own_tensors, structure_of, tie_again
 from pytest_bertology.models.edits import Columns, Edit, Rows, apply
 from pytest_bertology.models.modules import is_linear
-from pytest_bertology.models.plan import ATTRIBUTE, PrunedLayer, PruningPlan
+from pytest_bertology.models.plan import PrunedLayer, PruningPlan
 from pytest_bertology.models.proof import Reference, Seen
 from pytest_bertology.models.reduced import ZERO, rows_of
 from pytest_bertology.models.unit_rows import Row, UnitRows
@@ -59,10 +59,10 @@ class Places:
 
 
 def places(rows: UnitRows, units: Iterable[Unit]) -> Places:
-    """Where these units are; raises NotAUnit, UnknownUnit, NoHeadSelected for none."""
+    """Where these units are; raises NotAUnit, UnknownUnit, InvalidArgument for none."""
     chosen = set(rows.units.select(units))
     if not chosen:
-        raise NoHeadSelected("no unit is named", "Name neurons or dimensions.")
+        raise InvalidArgument("units", [], "neurons or dimensions, such as [Neuron(0, 3)]")
     neurons: dict[str, set[int]] = {}
     inputs: dict[str, set[int]] = {}
     made: dict[str, set[int]] = {}
@@ -207,7 +207,7 @@ def without_units(model: ModelUnderTest, rows: UnitRows, units: Sequence[Unit]) 
     if not moved:
         raise CutDiffers(architecture, "the output", "the mask itself moves nothing, so nothing is proven")
     own_tensors(cut, live)
-    setattr(cut.config, ATTRIBUTE, _plan(model, edits).to_jsonable())
+    _plan(model, edits).attach(cut)
     return cut
 
 

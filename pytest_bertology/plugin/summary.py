@@ -125,7 +125,8 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     if verdict["score"] is not None:
         masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
         if heads or not layers:
-            masked += f", {heads} head{'s' if heads != 1 else ''} masked"
+            done = "cut" if verdict["details"].get("structural") else "masked"
+            masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
         scores = f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
     file, *function = test["test"].split("::", maxsplit=1)

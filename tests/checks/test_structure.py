@@ -8,7 +8,7 @@ import torch
 
 from pytest_bertology import assert_metric_retained, assert_prune_equals_mask
 from pytest_bertology.checks.verdicts import CheckFailed
-from pytest_bertology.errors import CannotPrune, InvalidArgument, NoHeadSelected
+from pytest_bertology.errors import CannotPrune, InvalidArgument
 from pytest_bertology.measures import structural
 from pytest_bertology.models import edits, pruning
 from tests.families import task_for, under_test
@@ -78,7 +78,7 @@ def test_outputs_that_differ_on_the_task_alone_fail(monkeypatch):
 def test_wrong_arguments_are_told():
     model = under_test("bert")
 
-    with pytest.raises(NoHeadSelected):
+    with pytest.raises(InvalidArgument):
         assert_prune_equals_mask(model, [])
     with pytest.raises(InvalidArgument, match="tolerance"):
         assert_prune_equals_mask(model, HEADS, tolerance=-1)

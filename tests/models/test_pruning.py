@@ -15,7 +15,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_bertology.errors import CannotPrune, CutDiffers, NoHeadSelected, UnknownHead
+from pytest_bertology.errors import CannotPrune, CutDiffers, InvalidArgument, MaskOfAnotherModel, UnknownHead
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.models import edits, load_model, pruning
 from pytest_bertology.models.kinds import auto_class
@@ -290,13 +290,26 @@ def test_masks_act_on_a_cut_model():
         assert torch.allclose(cut.model(**batch).logits, model.model(**batch).logits, rtol=0, atol=1e-5)
 
 
+def test_masks_and_scores_of_another_cut_are_refused():
+    model = under_test("bert")
+    one, other = model.pruned([(0, 1)]), model.pruned([(0, 2)])
+    mask = HeadMask.without(one.heads, [(0, 0)])
+
+    assert one.heads.per_layer == other.heads.per_layer
+    with pytest.raises(MaskOfAnotherModel, match="left of a cut model, which were L0H0, L0H2"):
+        other.pruned(mask)
+    with pytest.raises(MaskOfAnotherModel):
+        HeadMask.from_json(mask.to_json(), other.heads)
+    assert HeadMask.from_json(mask.to_json(), one.heads) == mask
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_head_and_unknown_heads_are_refused():
     model = under_test("bert")
 
-    with pytest.raises(NoHeadSelected):
+    with pytest.raises(InvalidArgument):
         model.pruned([])
     with pytest.raises(UnknownHead):
         model.pruned([(0, 9)])

@@ -18,7 +18,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from pytest_bertology.errors import BertologyError, CannotSave, InvalidPlan, ModelNotFound
+from pytest_bertology.errors import BertologyError, CannotSave, InvalidArgument, InvalidPlan, ModelNotFound
+from pytest_bertology.heads import Neuron
 from pytest_bertology.models import load_model, saving
 from pytest_bertology.models.plan import ATTRIBUTE
 from tests.families import padded_batch, tokenizer, under_test
@@ -137,6 +138,7 @@ TAMPERED = {
     "schema": (lambda c: c[ATTRIBUTE].update(schema="other"), "schema"),
     "hash of weights": (lambda c: c[ATTRIBUTE]["weights"].update({"model.safetensors": "0" * 64}), "weights"),
     "not a plan": (lambda c: c.update({ATTRIBUTE: [1]}), "schema"),
+    "model type": (lambda c: c.update(model_type="roberta"), "model_type is roberta and was bert"),
     "heads of the configuration": (lambda c: c.update(num_attention_heads=2), "num_attention_heads is 2 and was 4"),
 }
 
@@ -177,6 +179,43 @@ def test_damaged_weights_are_refused(saved):
         load_model(saved)
 
 
+def test_a_plan_of_another_cut_is_refused_after_training_too(tmp_path):
+    """What transformers saves has no hashes: the seal among the weights is what tells."""
+    model = under_test("llama")
+    for name, heads in (("one", [(0, 0)]), ("other", [(0, 2)])):
+        model.pruned(heads).model.save_pretrained(tmp_path / name)
+    shutil.copy(tmp_path / "other" / "config.json", tmp_path / "one" / "config.json")
+
+    with pytest.raises(InvalidPlan, match="were not cut by it"):
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
+
+
+@pytest.mark.parametrize("what", ["hashes", "plan and digest"])
+def test_a_plan_without_its_hashes_is_held_against_the_seal(saved, what):
+    other = under_test("bert").pruned([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]).plan.to_jsonable()
+
+    def change(content):
+        content[ATTRIBUTE].pop("weights")
+        if what == "plan and digest":
+            content[ATTRIBUTE] = other
+
+    edit(saved, change)
+
+    if what == "hashes":
+        assert load_model(saved).heads.per_layer == (0, 3)
+        return
+    with pytest.raises(InvalidPlan, match="were not cut by it"):
+        load_model(saved)
+
+
+def test_two_sets_of_weights_are_refused(cut, saved):
+    cut.model.save_pretrained(saved, max_shard_size="2KB")
+    cut.model.config.save_pretrained(saved)
+
+    with pytest.raises(ModelNotFound, match="two sets of weights"):
+        load_model(saved)
+
+
 # -- where it is put ---------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +246,51 @@ def test_a_folder_of_other_things_and_a_file_are_not_overwritten(cut, tmp_path):
 def test_a_masked_model_is_not_saved(cut, tmp_path):
     with cut.masked([(1, 0)]), pytest.raises(CannotSave, match="mask is in force"):
         cut.save(tmp_path / "cut")
+
+
+def test_a_model_with_units_masked_or_layers_skipped_is_not_saved(cut, tmp_path):
+    with cut.units_masked([Neuron(1, 0)]), pytest.raises(CannotSave, match="units are masked"):
+        cut.save(tmp_path / "cut")
+    with cut.skipping([0]), pytest.raises(CannotSave, match="layers skipped"):
+        cut.save(tmp_path / "cut")
+    with cut.masked([]):
+        cut.save(tmp_path / "cut")
+
+
+def test_a_link_is_followed(cut, tmp_path):
+    folder = under_test("bert").save(tmp_path / "v1")
+    (tmp_path / "latest").symlink_to("v1")
+
+    cut.save(tmp_path / "latest")
+
+    assert (tmp_path / "latest").is_symlink()
+    assert load_model(folder).heads == cut.heads
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "v1"]
+
+
+def test_what_saves_left_behind_that_were_killed_long_ago_is_removed(cut, tmp_path):
+    old, new = tmp_path / ".cut.abc.part", tmp_path / ".cut.def.part"
+    old.mkdir()
+    new.mkdir()
+    os.utime(old, (0, 0))
+
+    cut.save(tmp_path / "cut")
+
+    assert not old.exists()
+    assert new.exists()
+
+
+@pytest.mark.parametrize("folder", [None, 3, ""])
+def test_what_is_no_folder_is_told(cut, folder):
+    with pytest.raises(InvalidArgument, match="folder"):
+        cut.save(folder)
+
+
+def test_a_parent_that_is_a_file_is_told(cut, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(CannotSave, match="parent folder cannot be written"):
+        cut.save(tmp_path / "file" / "cut")
 
 
 def test_what_does_not_come_back_is_not_put_in_place(cut, tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pytest_bertology.errors import (
     CutDiffers,
+    InvalidArgument,
     MaskNotApplied,
     MaskOfAnotherThread,
-    NoHeadSelected,
     NotAUnit,
     UnknownUnit,
 )
@@ -199,7 +199,7 @@ def test_a_mask_that_the_model_runs_past_is_an_error():
 @pytest.mark.parametrize(
     ("chosen", "error"),
     [
-        ([], NoHeadSelected),
+        ([], InvalidArgument),
         ([(0, 1)], NotAUnit),
         ([Neuron(0, 99)], UnknownUnit),
         ([Neuron(5, 0)], UnknownUnit),
