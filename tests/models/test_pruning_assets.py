@@ -227,8 +227,7 @@ def headers(folder):
 
 def data_bytes(header):
     """Bytes of all tensors, from their shapes."""
-    assert {entry["dtype"] for name, entry in header.items() if not name.endswith("_plan")} == {"F32"}
-    return sum(FLOAT32 * int(np.prod(entry["shape"])) for entry in header.values())
+    return sum({"F32": FLOAT32, "U8": 1}[entry["dtype"]] * int(np.prod(entry["shape"])) for entry in header.values())
 
 
 def tensor_bytes(folder, entry):
