@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pytest_bertology.errors import CannotSave, InvalidArgument, InvalidPlan
-from pytest_bertology.models.plan import ATTRIBUTE, PruningPlan, plan_of
+from pytest_bertology.models.plan import ATTRIBUTE, SEAL, PruningPlan, plan_of
 from pytest_bertology.models.quiet import Quiet
 
 _LONG_AGO = 3600.0
@@ -223,6 +223,13 @@ def _check_weights(expected: Mapping[str, str], files: Iterable[Path]) -> None:
         )
 
 
+def _place_seal(plan: PruningPlan, device_map: Any) -> None:
+    """Name the seal in a map of modules to devices, which was made before there was one."""
+    if isinstance(device_map, dict) and "" not in device_map:
+        devices = [device for device in device_map.values() if device != "disk"] or ["cpu"]
+        device_map.setdefault(f"{plan.prefix}.{SEAL}".lstrip("."), devices[0])
+
+
 def install() -> None:
     """Teach `from_pretrained` to follow plans; done once, when this package is imported."""
     original = PreTrainedModel._load_pretrained_model
@@ -232,8 +239,11 @@ def install() -> None:
     @functools.wraps(original)
     def load(model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
         follow_plan(model, None if state_dict is not None else checkpoint_files)
-        found = original(model, state_dict, checkpoint_files, *args, **kwargs)
         plan = plan_of(model)
+        if plan is not None:
+            settings = kwargs.get("load_config", args[0] if args else None)
+            _place_seal(plan, getattr(settings, "device_map", None))
+        found = original(model, state_dict, checkpoint_files, *args, **kwargs)
         if plan is not None:
             plan.check_seal(model, getattr(found[0], "missing_keys", ()))
         return found

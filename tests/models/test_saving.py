@@ -113,6 +113,19 @@ def test_a_cut_model_reloads_in_another_precision(saved):
     assert model.dtype == torch.float64
 
 
+@pytest.mark.parametrize("encoder", ["cpu", "disk"])
+def test_a_cut_model_is_spread_over_devices(cut, saved, tmp_path, encoder):
+    places = dict.fromkeys(("bert.embeddings", "bert.encoder", "bert.pooler", "dropout", "classifier"), "cpu")
+    places["bert.encoder"] = encoder
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        saved, device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+
+    with torch.no_grad():
+        assert torch.equal(model(**padded_batch(cut.model)).logits, logits(cut.model))
+
+
 @pytest.mark.parametrize("shard", ["2KB"])
 def test_a_cut_model_in_several_files_reloads(cut, tmp_path, shard):
     cut.model.save_pretrained(tmp_path / "shards", max_shard_size=shard)
