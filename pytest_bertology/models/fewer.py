@@ -260,4 +260,4 @@ def _parts(settings: Settings, path: str = "") -> Iterator[tuple[str, Settings]]
 
 def _counts(name: str, tensor: object) -> bool:
     """Whether an entry of a state dict is a weight; not the seal of a cut model's plan."""
-    return isinstance(tensor, torch.Tensor) and name.rpartition(".")[2] != SEAL
+    return isinstance(tensor, torch.Tensor) and SEAL not in name.split(".")

@@ -22,7 +22,7 @@ SCHEMA = "pytest-bertology pruned model 1"
 ATTRIBUTE = "pytest_bertology"
 """Where a cut model's configuration keeps its plan."""
 SEAL = "pytest_bertology_plan"
-"""The buffer among a cut model's weights that says which plan they were cut by."""
+"""The part of a cut model that says, among its weights, which plan they were cut by."""
 NOTE = (
     "Heads or units were cut out of this model. Import pytest_bertology.models before from_pretrained; with "
     "ignore_mismatched_sizes its weights would be drawn at random."
@@ -121,14 +121,15 @@ class PruningPlan:
         """Write the plan into the configuration of the cut model, and its seal among the weights."""
         setattr(model.config, ATTRIBUTE, self.to_jsonable())
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        seal = torch.tensor(list(self.seal), dtype=torch.uint8, device=device)
-        model.get_submodule(self.prefix).register_buffer(SEAL, seal)
+        holder = nn.Module()
+        holder.register_buffer("seal", torch.tensor(list(self.seal), dtype=torch.uint8, device=device))
+        model.get_submodule(self.prefix).add_module(SEAL, holder.train(model.training))
 
     def check_seal(self, model: PreTrainedModel, missing: Collection[str]) -> None:
         """Raise InvalidPlan where weights that were just loaded were not cut by this plan."""
-        seal = model.get_submodule(self.prefix)._buffers.get(SEAL)
-        absent = any(name.split(".")[-1] == SEAL for name in missing)
-        if absent or (seal is not None and not seal.is_meta and bytes(seal.tolist()) != self.seal):
+        holder: Any = model.get_submodule(f"{self.prefix}.{SEAL}".lstrip("."))
+        absent = any(SEAL in name.split(".") for name in missing)
+        if absent or (not holder.seal.is_meta and bytes(holder.seal.tolist()) != self.seal):
             raise InvalidPlan(
                 "the weights beside it were not cut by it: config.json is another checkpoint's, or was changed. "
                 "Restore the one that was saved with them"
