@@ -138,9 +138,7 @@ class HeadMap(Collection[Head]):
 
     def describe(self) -> str:
         """One line a person understands: `6 layers of 12 heads`."""
-        stacks: dict[str | None, list[int]] = {}
-        for layer in self.layers:
-            stacks.setdefault(layer.stack, []).append(layer.heads)
+        stacks = self.to_stacks()
         if not stacks:
             return "no heads"
         return "; ".join((f"{stack}: " if stack else "") + _describe_layers(counts) for stack, counts in stacks.items())
@@ -162,10 +160,7 @@ class HeadMap(Collection[Head]):
     def to_jsonable(self) -> list[int] | dict[str, list[int]]:
         """The counts this map is made from, as plain lists."""
         if any(layer.stack for layer in self.layers):
-            stacks: dict[str, list[int]] = {}
-            for layer in self.layers:
-                stacks.setdefault(layer.stack or "", []).append(layer.heads)
-            return stacks
+            return {stack or "": counts for stack, counts in self.to_stacks().items()}
         return list(self.per_layer)
 
 
