@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pytest_bertology.errors import describe_heads
-from pytest_bertology.heads import Head, HeadScores
+from pytest_bertology.heads import Head, HeadMap, HeadScores
 from pytest_bertology.measures.layer_retention import LayerRetention
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
@@ -35,6 +35,7 @@ def not_retained(
         "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
         **_bound(found, tolerance, relative),
         "heads": describe_heads(heads),
+        **_were(model.heads, heads),
         **_idle(model, heads),
     }
     return "\n".join([title, "", *table(rows), *_flipped(model, found)])
@@ -68,7 +69,7 @@ def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> 
     rows = {str(head): f"rank {rank} (from 0), score {scores[head]:.4g}" for head, rank in missed.items()}
     required = {"required": f"rank below {k}" + (f": a score of {last}'s {scores[last]:.4g} or more" if last else "")}
     top = {f"top {min(k, 10)}": ", ".join(f"{head} {scores[head]:.4g}" for head in scores.top(min(k, 10)))}
-    return "\n".join([title, "", *table({**rows, **required, **top})])
+    return "\n".join([title, "", *table({**rows, **_were(scores.heads, list(missed)), **required, **top})])
 
 
 def rankings_disagree(scores: HeadScores, other: HeadScores, correlation: float, required: float) -> str:
@@ -129,6 +130,14 @@ def _figure(value: float, relative: bool) -> str:
     scale = 10_000
     rounded = float(np.ceil(value * scale - 1e-9) / scale)
     return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
+
+
+def _were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
+    """Of a cut model's heads, which they were before."""
+    if heads.kept is None:
+        return {}
+    names = [heads.kept[heads.index(head)] for head in named]
+    return {"which were": f"{describe_heads(names)} before heads were cut out of the model"}
 
 
 def _idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:

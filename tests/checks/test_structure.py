@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_bertology import assert_metric_retained, assert_prune_equals_mask
+from pytest_bertology import HeadScores, assert_heads_in_top, assert_metric_retained, assert_prune_equals_mask
 from pytest_bertology.checks.verdicts import CheckFailed
 from pytest_bertology.errors import CannotPrune, InvalidArgument
 from pytest_bertology.measures import structural
@@ -108,6 +108,17 @@ def test_retention_of_a_cut_model_fails_with_its_heads_named():
         )
     assert "L0H0" in str(failure.value)
     assert failure.value.verdict.details["structural"]
+
+
+def test_failures_on_a_cut_model_say_which_heads_they_were():
+    cut = tiny_model().pruned([(0, 0), (1, 3)])
+    task = tiny_task(model=cut)
+    scores = HeadScores(np.arange(6.0), cut.heads, method="planted")
+
+    with pytest.raises(CheckFailed, match="which were  L0H1 L0H2 L0H3 before heads were cut"):
+        assert_metric_retained(cut, task, heads=[(0, 0), (0, 1), (0, 2)], tolerance=0.0)
+    with pytest.raises(CheckFailed, match="which were  L0H1 before heads were cut"):
+        assert_heads_in_top(scores, [(0, 0)], k=2)
 
 
 def test_retention_of_heads_that_can_only_be_masked_is_an_error(monkeypatch):
