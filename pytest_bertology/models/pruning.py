@@ -168,7 +168,7 @@ class _Cutting:
             except CopiedUnderMask:
                 raise
             except (BertologyError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-                found.append(error.with_traceback(None))  # its frames hold the model that failed
+                found.append(_without_frames(error))
         differs = next((error for error in found if isinstance(error, CutDiffers)), None)
         if differs is not None:
             raise differs
@@ -250,6 +250,15 @@ class _Cutting:
         if self.model.plan is None:
             return PruningPlan.of(self.live, layers, done)
         return self.model.plan.followed_by(self.live, {layer.projection: layer for layer in layers}, done)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """An error, and those that it came from, without the frames that hold the model that failed."""
+    part: BaseException | None = error
+    while part is not None:
+        part.__traceback__ = None
+        part = part.__cause__ or part.__context__
+    return error
 
 
 def _name(model: ModelUnderTest) -> str:

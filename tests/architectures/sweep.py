@@ -100,7 +100,9 @@ def _examine(entry: Entry) -> Row:
     beside = "; ".join(f"not gated: {name} ({reason})" for name, reason in model.ungated)
     try:
         prove(model, sample)
-        cut = prove_cuts(model, sample)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BertologyWarning)
+            cut = prove_cuts(model, sample)
     except Wrong as error:
         return Row(*entry, "WRONG", model.heads.describe(), " ".join(sorted(found)), str(error), "")
     return Row(*entry, "gated", model.heads.describe(), " ".join(sorted(found)), beside, cut)

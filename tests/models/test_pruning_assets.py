@@ -212,11 +212,15 @@ def written(model, inputs):
 
 
 def contents(file):
-    """The file's size in bytes, and its header: name to dtype, shape and place."""
+    """The file's size in bytes, and its header: name to dtype, shape and place.
+
+    Transformers 5.1 writes the names that norms had before.
+    """
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
-    return file.stat().st_size, header
+    found = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): entry for name, entry in header.items()}
+    return file.stat().st_size, found
 
 
 def headers(folder):
