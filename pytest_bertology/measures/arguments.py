@@ -14,6 +14,12 @@ def check_model_and_task(model: object, task: object) -> None:
         raise InvalidArgument("task", _named(task), "what load_task(...) returns, or the fixture bertology_task")
 
 
+def check_has_heads(model: ModelUnderTest) -> None:
+    """Raise InvalidArgument for a model of which all heads were cut out."""
+    if not len(model.heads):
+        raise InvalidArgument("model", model.name, "a model with attention heads; those of this one were all cut out")
+
+
 def check_model(model: object, argument: str = "model") -> None:
     """Raise InvalidArgument for a model that has not been loaded."""
     if not isinstance(model, ModelUnderTest):

@@ -17,7 +17,7 @@ from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import InvalidArgument, MaskNotApplied, NonFinite
 from pytest_bertology.heads import HeadMap, HeadScores
-from pytest_bertology.measures.arguments import check_model_and_task
+from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sites import Site
 from pytest_bertology.names import IMPORTANCE_METHODS
@@ -33,6 +33,7 @@ def head_importance(
     control, uniform numbers drawn with `seed`. Raises InvalidArgument for another method.
     """
     check_model_and_task(model, task)
+    check_has_heads(model)
     if method not in IMPORTANCE_METHODS:
         raise InvalidArgument("method", method, "one of " + ", ".join(IMPORTANCE_METHODS))
     if method == "random":

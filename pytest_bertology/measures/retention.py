@@ -11,6 +11,7 @@ import numpy as np
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.measures.arguments import check_has_heads
 from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
 from pytest_bertology.measures.importance import head_importance
@@ -114,6 +115,7 @@ def least_important(
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")
+    check_has_heads(model)
     total = len(model.heads)
     count = int(fraction * total + 0.5)
     if count == 0:

@@ -70,6 +70,9 @@ def blocks(model: ModelUnderTest) -> tuple[Blocks, ...]:
     Attention to an encoder ("cross") belongs to the decoder's layers. Raises CannotDropLayers where attention is in no
     list of modules.
     """
+    if not model.sites:
+        reason = "layers are found by their attention heads, and all of them were cut out. Drop layers before"
+        raise CannotDropLayers(type(model.model).__name__, reason)
     stacks: dict[str, list[Site]] = {}
     for site in model.sites:
         stacks.setdefault(_list_of(model, site), []).append(site)

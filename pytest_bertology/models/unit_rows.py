@@ -82,7 +82,7 @@ def unit_rows(model: ModelUnderTest) -> UnitRows:
     """Find the units of a model: those that have rows of their own. The model is left as it was."""
     sample = model.sample()
     places: dict[str, tuple[str | None, int]] = {}
-    for found in blocks(model):
+    for found in blocks(model) if model.sites else ():
         places |= {f"{found.path}.{layer}.": (found.stack, layer) for layer in range(found.count)}
     with ExitStack() as stack:
         for context in (torch.inference_mode(False), model.exactly(None), torch.enable_grad()):

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_bertology import HeadScores, assert_heads_in_top, assert_metric_retained, assert_prune_equals_mask
+from pytest_bertology import (
+    HeadScores,
+    assert_heads_in_top,
+    assert_metric_retained,
+    assert_prune_equals_mask,
+    evaluate,
+    head_importance,
+)
 from pytest_bertology.checks.verdicts import CheckFailed
-from pytest_bertology.errors import CannotPrune, InvalidArgument
+from pytest_bertology.errors import CannotDropLayers, CannotPrune, InvalidArgument
 from pytest_bertology.measures import structural
 from pytest_bertology.models import edits, pruning
 from tests.families import task_for, under_test
@@ -108,6 +115,32 @@ def test_retention_of_a_cut_model_fails_with_its_heads_named():
         )
     assert "L0H0" in str(failure.value)
     assert failure.value.verdict.details["structural"]
+
+
+def test_a_model_without_any_head_is_told_apart():
+    model = tiny_model()
+    task, none = tiny_task(model=model), model.pruned(model.heads)
+
+    assert len(evaluate(none, task)) == len(task)
+    for ask in (
+        lambda: head_importance(none, task),
+        lambda: assert_metric_retained(none, task, prune=0.5, tolerance=0.1),
+    ):
+        with pytest.raises(InvalidArgument, match="were all cut out"):
+            ask()
+    with pytest.raises(CannotDropLayers, match="all of them were cut out"):
+        none.without_layers([0])
+
+
+def test_importance_and_retention_pass_over_a_layer_without_heads():
+    model = tiny_model()
+    task, cut = tiny_task(model=model), model.pruned([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)])
+
+    scores = head_importance(cut, task)
+    found = assert_metric_retained(cut, task, prune=0.4, tolerance=1.0)
+
+    assert np.isnan(scores.to_numpy()[0]).all()
+    assert found.heads == (scores.bottom(1)[0],)
 
 
 def test_failures_on_a_cut_model_say_which_heads_they_were():
