@@ -6,6 +6,7 @@ masked one: what leaves every projection and the model's output must agree.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,7 @@ class _Cutting:
                 raise
             except (BertologyError, RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
                 found.append(_without_frames(error))
+                gc.collect()  # the model that failed, before the next one is made
         differs = next((error for error in found if isinstance(error, CutDiffers)), None)
         if differs is not None:
             raise differs

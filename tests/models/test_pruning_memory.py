@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 SLACK = 0.25
-"""What activations and the allocator may take besides, as a share of the cut model's bytes."""
+"""What the allocator may take besides, as a share of the cut model's bytes."""
+ACTIVATIONS = 8 << 20
+"""Bytes for a run of the model, and for what Python itself holds."""
 
 SCRIPT = """
 import gc, json, random
@@ -87,7 +89,7 @@ def test_cutting_adds_the_cut_model_and_no_second_copy(measured, family):
     found = measured[family]
 
     assert found["cut"] < 0.4 * found["whole"]
-    assert found["added"] <= (1 + SLACK) * found["cut"], found
+    assert found["added"] <= (1 + SLACK) * found["cut"] + ACTIVATIONS, found
 
 
 def test_the_largest_of_them_has_a_hundred_million_numbers(measured):
