@@ -70,9 +70,8 @@ def self_check(
     if not sites:  # all heads of the model were cut out
         return SelfCheck((), (), (), per_example=True, passes=0)
     rows = repeat_row(model, 1) if own_sample else None
-    proof = _Proof(model, sites, heads, gating, sample, rows)
     try:
-        return proof.run()
+        return _Proof(model, sites, heads, gating, sample, rows).run()
     except (InvalidGate, MaskNotApplied) as error:
         raise SelfCheckFailed(type(model).__name__, "its gates", str(error)) from error
 
@@ -259,8 +258,8 @@ class _Proof:
         """The projection is offered attention's own result."""
         context = calls[-1].result if calls else arrived.new_empty(0)
         if context.shape[2:] != (site.computed or site.heads, site.width) or context.numel() != arrived.numel():
-            problem = f"it receives {tuple(arrived.shape)}, and attention returned {tuple(context.shape)}"
-            raise self._failed(site.name, problem)
+            shapes = f"{tuple(arrived.shape)}, and attention returned {tuple(context.shape)}"
+            raise self._failed(site.name, f"it receives {shapes}")
         if not torch.equal(context.reshape(arrived.shape), arrived):
             raise self._failed(site.name, "what it receives is not attention's result")
 
