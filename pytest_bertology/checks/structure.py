@@ -45,8 +45,8 @@ def assert_prune_equals_mask(
         page = explain.cut_differs(model, mask, error)
         give(_verdict(model, mask, task, None, tolerance, passed=False), lambda: page)
         raise
-    largest = 0.0 if found.agreement is None else found.agreement.largest
-    verdict = _verdict(model, mask, task, largest, tolerance, passed=largest <= tolerance)
+    largest = None if found.agreement is None else found.agreement.largest
+    verdict = _verdict(model, mask, task, largest, tolerance, passed=largest is None or largest <= tolerance)
     give(verdict, lambda: explain.cut_outputs_differ(model, mask, found, tolerance))
     return found
 
@@ -58,8 +58,8 @@ def _verdict(
         check="assert_prune_equals_mask",
         passed=passed,
         observed=observed,
-        required=f"<= {tolerance:g}",
-        judged="largest difference of cut and masked",
+        required="equal on the sample" if task is None else f"<= {tolerance:g}",
+        judged="cut beside masked: largest difference" + ("" if task is None else " on the task"),
         model=model.name,
         task=None if task is None else task.name,
         examples=None if task is None else len(task),

@@ -45,7 +45,7 @@ def save(model: PreTrainedModel, tokenizer: Any, folder: str | os.PathLike[str])
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise InvalidArgument("folder", folder, "the path of a folder")
     target = Path(folder).resolve()  # through a link, to where it points
-    _check_target(target)
+    _check_target(target, model.config.model_type)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
@@ -73,11 +73,24 @@ def _sweep(target: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, model_type: str) -> None:
+    """Raise CannotSave where something else is there; another model's tokenizer must not stay beside this one."""
     if target.exists() and not target.is_dir():
         raise CannotSave(str(target), "it is a file")
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
         raise CannotSave(str(target), "the folder holds other things than a checkpoint: name a new folder")
+    there = _model_type(target / "config.json")
+    if there not in (None, model_type):
+        raise CannotSave(str(target), f"it holds a {there} checkpoint, and this is a {model_type}: name another folder")
+
+
+def _model_type(file: Path) -> str | None:
+    """What a configuration says that it is of; None where there is none, or none that can be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(found["model_type"]) if isinstance(found, dict) and "model_type" in found else None
 
 
 def _write(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

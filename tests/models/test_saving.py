@@ -256,6 +256,14 @@ def test_a_folder_of_other_things_and_a_file_are_not_overwritten(cut, tmp_path):
     assert (tmp_path / "notes" / "a.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_checkpoint_of_another_type_is_not_overwritten(cut, tmp_path):
+    folder = under_test("llama").save(tmp_path / "llama")
+
+    with pytest.raises(CannotSave, match="it holds a llama checkpoint, and this is a bert"):
+        cut.save(folder)
+    assert load_model(folder).heads.per_layer == (4, 4)
+
+
 def test_a_masked_model_is_not_saved(cut, tmp_path):
     with cut.masked([(1, 0)]), pytest.raises(CannotSave, match="mask is in force"):
         cut.save(tmp_path / "cut")
