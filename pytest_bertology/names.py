@@ -14,7 +14,16 @@ KINDS = (
 )
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 METRICS = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews", "pearson", "spearman", "perplexity", "loss")
-IMPORTANCE_METHODS = ("gradient", "random")
+IMPORTANCE_METHODS = (
+    "gradient",
+    "gradient_per_token",
+    "bertology",
+    "taylor",
+    "integrated_gradients",
+    "ablation",
+    "confidence",
+    "random",
+)
 LAYER_STRATEGIES = ("top", "bottom", "alternate_even", "alternate_odd", "symmetric", "contribution")
 EMBEDDED = "embedded"
 """The model and task that need no hub."""

@@ -22,6 +22,8 @@ TABLE = {
         ("no weight is zero", "Prune first."),
         ["no weight is zero", "could not fail", "Prune first."],
     ),
+    errors.MissingExtra: (("a figure", "matplotlib", "figures"), ["a figure", "matplotlib", "pytest-bertology[figures]"]),
+    errors.CannotResume: (("s.json", "it is of another model"), ["s.json", "of another model", "delete"]),
     errors.ModelNotFound: (("./gone", "there is no such folder"), ["./gone", "there is no such folder"]),
     errors.NoWeights: (("ckpt", ["pytorch_model.bin"]), ["ckpt", "pytorch_model.bin", "safetensors"]),
     errors.IncompleteCheckpoint: (
@@ -32,6 +34,7 @@ TABLE = {
     errors.CannotSample: (("ViT", "it reads pixels"), ["ViT", "it reads pixels", "sample="]),
     errors.NoAttentionHeads: (("MambaModel",), ["MambaModel"]),
     errors.CannotGate: (("WavLM", "layer 0", "heads are mixed"), ["WavLM", "layer 0", "heads are mixed"]),
+    errors.CannotMeasure: (("confidence", "Flex", "no weights"), ["confidence", "Flex", "no weights"]),
     errors.UnknownLayer: ((14, "12 layers"), ["14", "12 layers"]),
     errors.CannotDropLayers: (("AlbertModel", "one block runs 12 times"), ["AlbertModel", "one block runs 12 times"]),
     errors.SkippedByAnotherThread: (("BertModel",), ["BertModel", "copy.deepcopy(model)"]),

@@ -85,6 +85,16 @@ class NoAttentionHeads(BertologyError):
         )
 
 
+class CannotMeasure(BertologyError):
+    """A model of which a measure cannot be taken exactly."""
+
+    def __init__(self, what: str, architecture: str, reason: str) -> None:
+        self.what = what
+        self.architecture = architecture
+        self.reason = reason
+        super().__init__(f"{what} cannot be measured on this {architecture}: {reason}.")
+
+
 class CannotGate(BertologyError):
     """Heads that were found, but that no gate can switch off exactly."""
 

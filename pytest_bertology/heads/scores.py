@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ class HeadScores:
     """One value per head, in the map's order."""
     heads: HeadMap = field()
     method: str = field()
+    details: Mapping[str, float] = field(default_factory=dict)
+    """What the method says of its own accuracy, such as `completeness_error`."""
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -35,6 +38,7 @@ class HeadScores:
             raise InvalidScores(f"NaN or infinity for {', '.join(bad[:8])}", "finite")
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "details", dict(self.details))
 
     def __getitem__(self, head: HeadLike) -> float:
         return float(self.values[self.heads.index(head)])
@@ -91,7 +95,7 @@ class HeadScores:
         if min_max and len(values):
             spread = values.max() - values.min()
             values = (values - values.min()) / spread if spread > 0.0 else np.zeros_like(values)
-        return HeadScores(values, self.heads, self.method)
+        return HeadScores(values, self.heads, self.method, self.details)
 
     def rank_correlation(self, other: HeadScores) -> float:
         """Spearman's rank correlation with scores of the same heads, ties sharing their mean rank.
