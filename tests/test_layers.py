@@ -18,6 +18,7 @@ LAYERS = (
     "engine",
     "statistics",
     "measures",
+    "search",
     "checks",
     "strategies",
     "embedded",

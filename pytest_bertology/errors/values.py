@@ -121,3 +121,24 @@ class NothingToJudge(BertologyError, ValueError):
         self.what = what
         self.advice = advice
         super().__init__(f"{what}: the check could not fail. {advice}")
+
+
+class MissingExtra(BertologyError, ImportError):
+    """A package that only an optional part needs, and that is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.what = what
+        self.package = package
+        self.extra = extra
+        super().__init__(f'{what} needs {package}, which is not installed: pip install "pytest-bertology[{extra}]"')
+
+
+class CannotResume(BertologyError, ValueError):
+    """A checkpoint of a search that is damaged, or of another search."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"the search cannot go on from {path}: {reason}. Name another file, or delete this one to search anew."
+        )
