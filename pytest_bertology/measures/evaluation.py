@@ -98,7 +98,7 @@ class Outcomes:
         if self.metric.from_confusion is not None:
             k = self.n_labels
             pairs = np.bincount(raw.labels[items] * k + raw.predictions[items], minlength=k * k)
-            return self.metric.from_confusion(pairs.reshape(k, k), k)
+            return float(self.metric.from_confusion(pairs.reshape(k, k), k))
         return self.metric(
             Results(
                 raw.labels[items], raw.predictions[items], raw.losses[positions], raw.counts[positions], self.n_labels

@@ -43,8 +43,8 @@ class Metric:
     kinds: tuple[str, ...]
     function: Callable[[Results], float]
     higher_is_better: bool = True
-    from_confusion: Callable[[Array, int], float] | None = None
-    """The same from counts (labels, predictions) and the number of labels: what resampling thousands of times needs."""
+    from_confusion: Callable[[Array, int], Any] | None = None
+    """The same from counts (…, labels, predictions) and the number of labels: what thousands of resamples need."""
 
     def __call__(self, results: Results) -> float:
         """The score; raises UndefinedScore where it has none."""
@@ -97,23 +97,27 @@ def _f1(average: str) -> Callable[[Results], float]:
     return f1
 
 
-def _confused_f1(average: str) -> Callable[[Array, int], float]:
-    def f1(confusion: Array, n_labels: int) -> float:
-        hits, said, real = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+def _confused_f1(average: str) -> Callable[[Array, int], Any]:
+    def f1(confusion: Array, n_labels: int) -> Any:
+        hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+        said, real = confusion.sum(axis=-2), confusion.sum(axis=-1)
         if average == "micro":
-            return float(hits.sum() / confusion.sum())
+            return hits.sum(axis=-1) / real.sum(axis=-1)
         present = said + real > 0
         each = np.where(present, 2 * hits / np.maximum(said + real, 1), 0.0)
-        return float(each[1] if average == "default" and n_labels == 2 else each[present].mean())
+        if average == "default" and n_labels == 2:
+            return each[..., 1]
+        return each.sum(axis=-1) / present.sum(axis=-1)
 
     return f1
 
 
-def _confused_matthews(confusion: Array, n_labels: int) -> float:
-    hits, total = float(np.trace(confusion)), float(confusion.sum())
-    said, real = confusion.sum(axis=0).astype(float), confusion.sum(axis=1).astype(float)
-    spread = (total**2 - said @ said) * (total**2 - real @ real)
-    return float((hits * total - said @ real) / np.sqrt(spread)) if spread > 0.0 else 0.0
+def _confused_matthews(confusion: Array, n_labels: int) -> Any:
+    hits, total = np.trace(confusion, axis1=-2, axis2=-1).astype(float), confusion.sum(axis=(-2, -1)).astype(float)
+    said, real = confusion.sum(axis=-2).astype(float), confusion.sum(axis=-1).astype(float)
+    spread = (total**2 - (said**2).sum(axis=-1)) * (total**2 - (real**2).sum(axis=-1))
+    agreement = hits * total - (said * real).sum(axis=-1)
+    return np.where(spread > 0.0, agreement / np.sqrt(np.where(spread > 0.0, spread, 1.0)), 0.0)
 
 
 def _matthews(results: Results) -> float:

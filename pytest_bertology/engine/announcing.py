@@ -1,0 +1,68 @@
+"""Who wants to know of results worth a look: measures announce them, a plugin or a notebook listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A result, what kind it is, and what it is of."""
+
+    kind: str
+    """Such as "importance"."""
+    value: Any
+    model: str
+    task: str
+
+
+_listeners: list[Callable[[Announcement], None]] = []
+_within: ContextVar[bool] = ContextVar("within an announced measure", default=False)
+
+
+@contextmanager
+def listening(listener: Callable[[Announcement], None]) -> Iterator[None]:
+    """Pass every result announced within the context to `listener`."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Announce what the function returns for a model and a task, its first two arguments.
+
+    What it computes on its way by other announced functions is not announced: a search ranks heads many times.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            __tracebackhide__ = True
+            outermost, token = not _within.get(), _within.set(True)
+            try:
+                value = function(*args, **kwargs)
+            finally:
+                _within.reset(token)
+            if outermost and _listeners:
+                model, task = (*args, *(kwargs[name] for name in ("model", "task") if name in kwargs))[:2]
+                _tell(Announcement(kind, value, getattr(model, "name", ""), getattr(task, "name", "")))
+            return value
+
+        return call
+
+    return decorate
+
+
+def _tell(announcement: Announcement) -> None:
+    for listener in tuple(_listeners):
+        listener(announcement)
