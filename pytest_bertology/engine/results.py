@@ -20,7 +20,7 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import REGRESSION
 
 _NEAR_TIE = {"float64": 1e-9, "float32": 1e-4}
-_KEEPS_LOGITS = ("sequence-classification", "regression", "token-classification")
+KEEPS_LOGITS = ("sequence-classification", "regression", "token-classification")
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,25 @@ class RawResults:
     """(items, outputs); empty for language models, whose logits would not fit in memory."""
 
 
-def run(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching, where: str) -> RawResults:
-    """Run the model, in eval mode and under exactly this mask, over all examples.
+def run(
+    model: ModelUnderTest,
+    encoded: Encoded,
+    mask: HeadMask | None,
+    batching: Batching,
+    where: str,
+    *,
+    positions: Sequence[int] | None = None,
+) -> RawResults:
+    """Run the model, in eval mode and under exactly this mask, over all examples, or over those at `positions`.
 
     Classifications whose two best logits are nearly equal (1e-4 in float32) are decided by running the example alone,
-    so that the batching never decides them. Raises NonFinite, naming the example.
+    so that the batching never decides them. Results come in the examples' order, or in that of `positions`. Raises
+    NonFinite, naming the example.
     """
     rows: dict[int, _Row] = {}
-    with torch.inference_mode(), model.frozen(), model.exactly(mask), tracked(where, len(encoded.examples)) as show:
-        for batch in batches(model, encoded, batching):
+    chosen = range(len(encoded.examples)) if positions is None else positions
+    with torch.inference_mode(), model.frozen(), model.exactly(mask), tracked(where, len(chosen)) as show:
+        for batch in batches(model, encoded, batching, positions):
             judged = judge(model, batch, encoded.objective)
             rows.update(zip(batch.positions, _split(judged, encoded, batch.positions, where), strict=True))
             alone = len(batch.positions) == 1
@@ -55,7 +65,7 @@ def run(model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching
                 single = collate(model, [encoded.examples[position]], (position,))
                 rows[position] = _split(judge(model, single, encoded.objective), encoded, (position,), where)[0]
             show(len(rows))
-    ordered = [rows[position] for position in range(len(encoded.examples))]
+    ordered = [rows[position] for position in chosen]
     return RawResults(
         losses=np.array([row.loss for row in ordered], dtype=np.float64),
         counts=np.array([len(row.labels) for row in ordered], dtype=np.int64),
@@ -77,7 +87,7 @@ def _split(judged: Judged, encoded: Encoded, positions: Sequence[int], where: st
     """A batch's results, example by example."""
     ends = np.cumsum(judged.counts.cpu().numpy())[:-1]
     losses = judged.losses.double().cpu().numpy()
-    keeps = encoded.objective in _KEEPS_LOGITS
+    keeps = encoded.objective in KEEPS_LOGITS
     logits = judged.logits.cpu().numpy() if keeps else np.zeros((len(judged.labels), 0), dtype=np.float32)
     for index, position in enumerate(positions):
         if not np.isfinite(losses[index]):
@@ -100,12 +110,19 @@ def _split(judged: Judged, encoded: Encoded, positions: Sequence[int], where: st
 
 def _near_ties(model: ModelUnderTest, encoded: Encoded, rows: dict[int, _Row], positions: Sequence[int]) -> list[int]:
     """Examples with an item whose two greatest logits are closer than re-batching can move them."""
-    if encoded.objective not in _KEEPS_LOGITS or encoded.objective == REGRESSION:
+    limit = near_tie(encoded.objective, model.dtype)
+    if limit is None:
         return []
-    limit = _NEAR_TIE.get(model.dtype, 3e-2)
     near = []
     for position in positions:
         best = np.partition(rows[position].logits, -2, axis=-1)[:, -2:]
         if (best[:, 1] - best[:, 0] < limit).any():
             near.append(position)
     return near
+
+
+def near_tie(objective: str, dtype: str) -> float | None:
+    """Logits closer than this are a tie that re-batching may turn; None where no logits are compared."""
+    if objective not in KEEPS_LOGITS or objective == REGRESSION:
+        return None
+    return _NEAR_TIE.get(dtype, 3e-2)
