@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pytest_bertology.engine.store import ResultStore, using_store
     from pytest_bertology.errors import BertologyError, BertologyWarning
     from pytest_bertology.heads import Dimension, Head, HeadMap, HeadMask, HeadScores, Neuron, UnitMap
+    from pytest_bertology.measures.ablation import AblationReport, ablate_heads
     from pytest_bertology.measures.agreement import Agreement
+    from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.importance import head_importance
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "BertologyError": "errors",
     "BertologyWarning": "errors",
+    "AblationReport": "measures.ablation",
     "Agreement": "measures.agreement",
+    "AllButOneReport": "measures.all_but_one",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
     "CheckFailed": "checks.verdicts",
@@ -66,6 +70,8 @@ _HOMES = {
     "UnitMap": "heads",
     "WeightChanges": "measures.weights",
     "ZeroPattern": "measures.sparsity",
+    "ablate_all_but_one": "measures.all_but_one",
+    "ablate_heads": "measures.ablation",
     "assert_faster": "checks.costs",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
@@ -93,7 +99,9 @@ _HOMES = {
 __all__ = [  # noqa: RUF022
     "BertologyError",
     "BertologyWarning",
+    "AblationReport",
     "Agreement",
+    "AllButOneReport",
     "Batching",
     "Blocks",
     "CheckFailed",
@@ -117,6 +125,8 @@ __all__ = [  # noqa: RUF022
     "UnitMap",
     "WeightChanges",
     "ZeroPattern",
+    "ablate_all_but_one",
+    "ablate_heads",
     "assert_faster",
     "assert_heads_in_top",
     "assert_heads_prunable",

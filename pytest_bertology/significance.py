@@ -45,7 +45,8 @@ def bootstrap_p_values(
     for counts in resample_counts(n, resamples, seed):
         moved = np.abs(changes(counts) - observed)
         extreme += (~(moved < np.abs(observed) - _TIE)).sum(axis=0)
-    return (1 + extreme) / (1 + resamples)
+    p_values: Array = (1 + extreme) / (1 + resamples)
+    return p_values
 
 
 def adjusted_p_values(p_values: Array, correction: str | None) -> Array:

@@ -43,9 +43,9 @@ def _ratios(results: Sequence[Outcomes]) -> Callable[[Array], Array]:
         sums = np.stack([result.losses * items for result in results], axis=1)
 
     def scores(counts: Array) -> Array:
-        means = (counts @ sums) / (counts @ items)[:, None]
+        means: Array = (counts @ sums) / (counts @ items)[:, None]
         with np.errstate(over="ignore"):
-            return np.exp(means) if metric == METRICS["perplexity"] else means
+            return np.asarray(np.exp(means)) if metric == METRICS["perplexity"] else means
 
     return scores
 

@@ -1,0 +1,121 @@
+"""What one head can do alone: the score of a layer reduced to a single head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from pytest_bertology.engine.announcing import announced
+from pytest_bertology.engine.batching import Batching
+from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.heads.maps import Layer
+from pytest_bertology.measures.ablation import score_without, under
+from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
+from pytest_bertology.measures.evaluation import Outcomes
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.task import Task
+
+
+class BestHead(NamedTuple):
+    """The single head that serves a layer best."""
+
+    head: Head
+    score: float
+    """Of the model with only this head left in its layer."""
+    change: float
+    """`score` − baseline."""
+    of: int
+    """How many heads the layer has open; 1: nothing was ablated, and the score is the baseline."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AllButOneReport:
+    """What a score becomes when a layer is reduced to one of its heads, for each head."""
+
+    baseline: Outcomes
+    """Results under the masks in force around the call, and no further head ablated."""
+    scores: HeadScores
+    """The score of the model with only that head left in its layer, all other layers whole."""
+    score_change: HeadScores
+    """`scores` − baseline, in units of the metric."""
+    ablation: str
+    best: tuple[BestHead, ...]
+    """Per layer that has an open head, the head that alone costs least; the first of equals.
+
+    Chosen and scored on the same examples, so that its score is a little too good: Michel et al. choose on one set and
+    report on another.
+    """
+    _outcomes: tuple[Outcomes, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        found = f"{self.baseline.metric.name} {self.baseline.score:.4f}, {len(self.best)} layers"
+        return f"AllButOneReport({found}, {self.ablation} ablation)"
+
+    def outcomes(self, head: HeadLike) -> Outcomes:
+        """The results, example by example, with only this head left in its layer."""
+        return self._outcomes[self.scores.heads.index(head)]
+
+    def table(self) -> str:
+        """Per layer its best head, as text of a line each."""
+        metric, width = self.baseline.metric.name, max([4, *(len(str(best.head)) for best in self.best)])
+        lines = [
+            f"each layer reduced to its best head: {metric} {self.baseline.score:.4f} on {len(self.baseline)} examples",
+            f"{'best':<{width}}  {'score':>9}  {'change':>9}  of heads",
+        ]
+        for head, score, change, of in self.best:
+            said = "1, nothing to ablate" if of == 1 else str(of)
+            lines.append(f"{head!s:<{width}}  {score:>9.4f}  {change:>+9.4f}  {said}")
+        return "\n".join(lines)
+
+
+@announced("all-but-one")
+def ablate_all_but_one(
+    model: ModelUnderTest,
+    task: Task,
+    ablation: str = "zero",
+    *,
+    seed: int = 0,
+    batching: Batching | None = None,
+) -> AllButOneReport:
+    """Reduce each layer in turn to each one of its heads, beside the masks in force (Michel et al. 2019, section 3.3).
+
+    `ablation` and `seed` are those of `ablate_heads`. A layer of which only one head is open has nothing to ablate: its
+    score is the baseline. Raises InvalidArgument, UndefinedScore.
+    """
+    check_model_and_task(model, task)
+    check_has_heads(model)
+    base = model.mask_in_force()
+    masks = [base | alone_in_layer(head, base) for head in model.heads]
+    baseline, outcomes = under(model, task, base, masks, ablation, seed, batching)
+    scores = np.array(
+        [score_without(found, head, "with only") for head, found in zip(model.heads, outcomes, strict=True)]
+    )
+    name = f"{ablation} ablation of all other heads of the layer"
+    found = HeadScores(scores, model.heads, f"{name}: {task.metric.name}")
+    return AllButOneReport(
+        baseline=baseline,
+        scores=found,
+        score_change=HeadScores(scores - baseline.score, model.heads, f"{name}: change in {task.metric.name}"),
+        ablation=ablation,
+        best=tuple(_best(heads, found, baseline) for layer in model.heads.layers if (heads := open_heads(layer, base))),
+        _outcomes=outcomes,
+    )
+
+
+def open_heads(layer: Layer, base: HeadMask) -> list[Head]:
+    """The heads of a layer that `base` does not mask."""
+    heads = (Head(layer.layer, head, layer.stack) for head in range(layer.heads))
+    return [head for head in heads if base.gate(head) > 0.0]
+
+
+def alone_in_layer(head: Head, base: HeadMask) -> HeadMask:
+    """The mask of all other heads of the layer."""
+    others = [other for other in base.heads if (other.layer, other.stack) == (head.layer, head.stack) and other != head]
+    return HeadMask.without(base.heads, others)
+
+
+def _best(heads: list[Head], scores: HeadScores, baseline: Outcomes) -> BestHead:
+    best = min(heads, key=lambda head: baseline.metric.drop(baseline.score, scores[head]))
+    return BestHead(best, scores[best], scores[best] - baseline.score, len(heads))
