@@ -1,99 +1,119 @@
-"""How important each head is to a task."""
+"""How important each head is to a task, by any of several methods."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from pytest_bertology.engine.batching import Batching, batches
-from pytest_bertology.engine.encoding import Encoded, encode
-from pytest_bertology.engine.objectives import judge
-from pytest_bertology.engine.progress import tracked
-from pytest_bertology.engine.store import computed_once
-from pytest_bertology.errors import InvalidArgument, MaskNotApplied, NonFinite
-from pytest_bertology.heads import HeadMap, HeadScores
+from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.encoding import encode
+from pytest_bertology.engine.store import Arrays, computed_once
+from pytest_bertology.errors import InvalidArgument, InvalidScores, MaskNotApplied
+from pytest_bertology.heads import HeadMap, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
+from pytest_bertology.measures.confidence import head_confidence
+from pytest_bertology.measures.integrated import STEPS, integrated_gradients
+from pytest_bertology.measures.own_methods import Method, find_method
+from pytest_bertology.measures.sensitivity import (
+    bertology_importance,
+    gradient_importance,
+    taylor_importance,
+    token_importance,
+)
+from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.sites import Site
 from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.tasks.task import Task
 
 
 def head_importance(
-    model: ModelUnderTest, task: Task, method: str = "gradient", *, seed: int = 0, batching: Batching | None = None
+    model: ModelUnderTest,
+    task: Task,
+    method: str | Method = "gradient",
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    per_layer: bool | None = None,
+    min_max: bool | None = None,
+    batching: Batching | None = None,
 ) -> HeadScores:
-    """Score each head's importance to `task`, unnormalised; masks in force around the call stay in force.
+    """Score each head's importance to `task`; masks in force around the call stay in force.
 
-    "gradient" is the expected sensitivity of the loss to the head's gate (see `gradient_importance`); "random" is a
-    control, uniform numbers drawn with `seed`. Raises InvalidArgument for another method.
+    By `method`, in order of what they cost:
+
+    - "gradient": mean size of each example's slope of the loss by the head's gate (Michel et al. 2019);
+    - "gradient_per_token": the same with sizes taken token by token, an upper bound of it;
+    - "bertology": what transformers' run_bertology script defines, normalised twice as it has it, its faults mended;
+    - "taylor": first-order estimate of the rise of the mean loss when the head is masked, signed;
+    - "confidence": mean greatest attention weight of the head (Voita et al. 2019), whatever the labels;
+    - "integrated_gradients": share of the loss between all heads closed and all open, `steps` (16) points, signed;
+    - "ablation": rise of the mean loss when that head alone is masked, signed: exact, an evaluation per head;
+    - "random": a control, uniform numbers drawn with `seed`;
+    - a function `(model, task)` of your own that returns HeadScores or an array with a number per head, or the name
+      of one (see `using_importance_method` and the hook `pytest_bertology_importance_method`).
+
+    None of them depends on the batches that examples come in. `per_layer` and `min_max` normalise the scores as
+    `HeadScores.normalized` does; by default only those of "bertology" are.
+
+    Raises InvalidArgument for a method that is not known, or `steps` for another method than theirs; InvalidScores
+    where a method of your own does not give a finite number per head; NonFinite naming the example.
     """
     check_model_and_task(model, task)
     check_has_heads(model)
-    if method not in IMPORTANCE_METHODS:
-        raise InvalidArgument("method", method, "one of " + ", ".join(IMPORTANCE_METHODS))
-    if method == "random":
-        return random_importance(model.heads, seed)
-    return gradient_importance(model, task, batching=batching)
+    own, name = chosen_method(method)
+    if steps is not None and name != "integrated_gradients":
+        raise InvalidArgument("steps", steps, f"method='integrated_gradients' with it; {name} takes no steps")
+    if own is not None:
+        scores = _own_importance(model, task, own, name)
+    elif name == "random":
+        scores = random_importance(model.heads, seed)
+    elif name == "integrated_gradients":
+        scores = integrated_gradients(model, task, steps=STEPS if steps is None else steps, batching=batching)
+    else:
+        scores = _MEASURES[name](model, task, batching=batching)
+    by_script = name == "bertology"
+    normalisations = [by_script if asked is None else asked for asked in (per_layer, min_max)]
+    return scores.normalized(*normalisations) if any(normalisations) else scores
 
 
-def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
-    """Expected sensitivity of the loss to each head's gate, per example.
+def chosen_method(method: object, argument: str = "method") -> tuple[Method | None, str]:
+    """The user's own function, or None for a method of the package, and its name; raises InvalidArgument."""
+    if callable(method):
+        return method, str(getattr(method, "__name__", type(method).__name__))
+    own, known = find_method(method) if isinstance(method, str) and method not in IMPORTANCE_METHODS else (None, ())
+    if own is None and method not in IMPORTANCE_METHODS:
+        names = ", ".join((*IMPORTANCE_METHODS, *known))
+        raise InvalidArgument(argument, method, f"one of {names}, or a function of a model and a task")
+    return own, str(method)
 
-    I[l, h] = mean over x of |∂ loss(x) / ∂ ξ[l, h]| at ξ = 1 (Michel et al. 2019, section 4, eq. 2), the absolute
-    value taken of each example by itself: every example has gates of its own, so the result does not depend on the
-    batch size. Weights are frozen and the model is in eval mode. Scores are in loss units (nats) per unit of gate.
 
-    Raises NonFinite where an example's loss or gradient is not finite, naming the example.
+def ablation_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
+    """The rise of the mean loss when a head is masked by itself; signed, in nats (leave one out).
+
+    I[l, h] = mean over x of loss(x; ξ[l, h] = 0) − loss(x) (Michel et al. 2019, section 3.2, of the loss in place of
+    the score). Masks in force stay, and their heads get 0. One evaluation per head.
+
+    Raises MaskNotApplied where no head changes the loss of any example, bit for bit; NonFinite naming the example.
     """
-    encoded = encode(model, task)
-    batching = batching or Batching()
-    if not model.check.per_example:
-        batching = replace(batching, tokens=1)  # one example at a time
-    stored = computed_once(
-        "gradient importance",
-        (model, encoded, model.mask_in_force(), batching),
-        lambda: {"scores": _mean_sensitivity(model, task, encoded, batching)},
-    )
-    return HeadScores(stored["scores"], model.heads, method="gradient")
+    base = model.mask_in_force()
+    live = [head for head in model.heads if base.gate(head) != 0.0]
 
+    def rises() -> Arrays:
+        masks = [base | HeadMask.without(model.heads, [head]) for head in live]
+        swept = evaluate_masks(model, task, masks, base=base, batching=batching)
+        found = np.zeros(len(model.heads))
+        for head, variant in zip(live, swept.variants, strict=True):
+            found[model.heads.index(head)] = (variant.losses - swept.baseline.losses).mean()
+        moving = any((variant.losses != swept.baseline.losses).any() for variant in swept.variants)
+        if not moving and not set(live) <= set(model.check.idle):
+            raise MaskNotApplied(f"masking any one head changes no loss of {model.name} on {task.name}, bit for bit")
+        return {"rises": found}
 
-def _mean_sensitivity(
-    model: ModelUnderTest, task: Task, encoded: Encoded, batching: Batching
-) -> npt.NDArray[np.float64]:
-    """One gradient per example and head: every example of a batch has gates of its own."""
-    totals = [np.zeros(site.heads, dtype=np.float64) for site in model.sites]
-    done = 0
-    # Gradients are needed here, whatever the caller has switched off around the call.
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), model.frozen()):
-            stack.enter_context(context)
-        show = stack.enter_context(tracked(f"{task.name}, head importance", len(task)))
-        for batch in batches(model, encoded, batching):
-            gates = [
-                torch.ones(
-                    len(batch.positions), site.heads, dtype=_gate_dtype(model), device=model.device, requires_grad=True
-                )
-                for site in model.sites
-            ]
-            with model.gated(gates):
-                judged = judge(model, batch, encoded.objective)
-                _refuse_non_finite(judged.losses, batch.positions, f"{task.name}", "the loss")
-                slopes = torch.autograd.grad(judged.losses.sum(), gates, allow_unused=True)
-                gradients: tuple[Tensor | None, ...] = slopes
-            for site, total, gradient in zip(model.sites, totals, gradients, strict=True):
-                if gradient is None:
-                    _refuse_unused(model, site)
-                    continue
-                _refuse_non_finite(gradient.sum(dim=1), batch.positions, task.name, "the gradient of a head's gate")
-                total += gradient.abs().double().sum(dim=0).cpu().numpy()
-            done += len(batch.positions)
-            show(done)
-    return np.concatenate(totals) / len(task)
+    found = computed_once("ablation importance", (model, encode(model, task), base, batching or Batching()), rises)
+    return HeadScores(found["rises"], model.heads, "ablation")
 
 
 def random_importance(heads: HeadMap, seed: int) -> HeadScores:
@@ -101,17 +121,30 @@ def random_importance(heads: HeadMap, seed: int) -> HeadScores:
     return HeadScores(np.random.default_rng(seed).random(len(heads)), heads, method=f"random (seed {seed})")
 
 
-def _gate_dtype(model: ModelUnderTest) -> torch.dtype:
-    return torch.float64 if model.model.dtype == torch.float64 else torch.float32
+_MEASURES: dict[str, Callable[..., HeadScores]] = {
+    "gradient": gradient_importance,
+    "gradient_per_token": token_importance,
+    "bertology": bertology_importance,
+    "taylor": taylor_importance,
+    "ablation": ablation_importance,
+    "confidence": head_confidence,
+}
 
 
-def _refuse_unused(model: ModelUnderTest, site: Site) -> None:
-    """A gate without a gradient is one of heads that the model does not read, or an error."""
-    if any((head.layer, head.stack) == (site.layer, site.stack) for head in set(model.heads) - model.check.idle):
-        raise MaskNotApplied(f"the loss does not depend on the gates at {site.name}")
-
-
-def _refuse_non_finite(values: torch.Tensor, positions: tuple[int, ...], where: str, what: str) -> None:
-    finite = torch.isfinite(values).cpu()
-    if not bool(finite.all()):
-        raise NonFinite(what, f"example {positions[int((~finite).nonzero()[0])]} of {where}")
+def _own_importance(model: ModelUnderTest, task: Task, method: Method, name: str) -> HeadScores:
+    """What a method of the user's own gives, checked to be a finite number for each head."""
+    found: Any = method(model, task)
+    if isinstance(found, HeadScores):
+        model.as_mask(HeadMask.keep_all(found.heads))  # raises MaskOfAnotherModel
+        return replace(found, method=name)
+    expected = f"one finite number for each of {len(model.heads)} heads, as the importance method {name!r} must give"
+    try:
+        values = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidScores(type(found).__name__, expected) from None
+    table = HeadScores(np.zeros(len(model.heads)), model.heads, name).to_numpy()
+    if values.ndim == 2 and values.shape == table.shape:
+        values = values[~np.isnan(table)]
+    if values.shape != (len(model.heads),):
+        raise InvalidScores(f"{type(found).__name__} of shape {values.shape}", expected)
+    return HeadScores(values, model.heads, name)

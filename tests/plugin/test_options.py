@@ -170,7 +170,7 @@ BAD = [
     ("dtype", "fp16", "float64, float32, bfloat16, float16"),
     ("head_mask", "nowhere.json", "an existing file with a head mask"),
     ("head_mask", "conftest.py", "a JSON file written with HeadMask.to_json()"),
-    ("importance", "magnitude", "gradient, random"),
+    ("importance", "magnitude", "gradient, gradient_per_token"),
     ("store", "conftest.py", "a folder"),
     ("report_json", "nowhere/report.json", "a file in an existing folder"),
 ]
