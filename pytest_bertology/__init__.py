@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.agreement import Agreement
     from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
     from pytest_bertology.measures.cost import Cost, cost
+    from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.importance import head_importance
     from pytest_bertology.measures.layer_choice import choose_layers
@@ -51,6 +52,7 @@ _HOMES = {
     "Blocks": "models.blocks",
     "CheckFailed": "checks.verdicts",
     "Cost": "measures.cost",
+    "CurvePoint": "measures.curve",
     "Dimension": "heads",
     "Head": "heads",
     "HeadMap": "heads",
@@ -61,6 +63,7 @@ _HOMES = {
     "Neuron": "heads",
     "Outcomes": "measures.evaluation",
     "PrunedModel": "measures.structural",
+    "PruningCurve": "measures.curve",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
     "Sizes": "checks.costs",
@@ -92,6 +95,7 @@ _HOMES = {
     "layer_similarity": "measures.layer_contribution",
     "load_model": "models",
     "load_task": "tasks",
+    "pruning_curve": "measures.curve",
     "timing": "measures.timing",
     "using_store": "engine.store",
 }
@@ -106,6 +110,7 @@ __all__ = [  # noqa: RUF022
     "Blocks",
     "CheckFailed",
     "Cost",
+    "CurvePoint",
     "Dimension",
     "Head",
     "HeadMap",
@@ -116,6 +121,7 @@ __all__ = [  # noqa: RUF022
     "Neuron",
     "Outcomes",
     "PrunedModel",
+    "PruningCurve",
     "ResultStore",
     "Retention",
     "Sizes",
@@ -147,6 +153,7 @@ __all__ = [  # noqa: RUF022
     "layer_similarity",
     "load_model",
     "load_task",
+    "pruning_curve",
     "timing",
     "using_store",
 ]
