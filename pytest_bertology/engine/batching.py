@@ -65,17 +65,18 @@ def plan(
     length = lengths(encoded)
     chosen = np.arange(len(length)) if positions is None else np.asarray(positions, dtype=np.int64)
     order = chosen[np.lexsort((chosen, length[chosen]))]
-    budget = _budget(model, encoded, batching)
+    limit = budget(model, encoded, batching)
     groups: list[list[int]] = []
     for position in order.tolist():
-        if groups and can_batch(model.model) and length[position] * (len(groups[-1]) + 1) <= budget:
+        if groups and can_batch(model.model) and length[position] * (len(groups[-1]) + 1) <= limit:
             groups[-1].append(position)
         else:
             groups.append([position])
     return [tuple(group) for group in groups]
 
 
-def _budget(model: ModelUnderTest, encoded: Encoded, batching: Batching) -> int:
+def budget(model: ModelUnderTest, encoded: Encoded, batching: Batching) -> int:
+    """Padded tokens that a batch may hold."""
     tokens = batching.tokens or (1024 if model.device.type == "cpu" else 16384)
     if encoded.objective in ("causal-lm", "masked-lm"):
         vocabulary = int(model.model.config.get_text_config().vocab_size)

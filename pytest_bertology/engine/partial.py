@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded
@@ -18,26 +19,24 @@ from pytest_bertology.models import ModelUnderTest
 
 
 def run_in_parts(
-    model: ModelUnderTest,
-    encoded: Encoded,
-    mask: HeadMask,
-    batching: Batching,
+    inputs: tuple[ModelUnderTest, Encoded, HeadMask, Batching],
     where: str,
-    next_part: Callable[[], Sequence[int]],
-    learn: Callable[[Sequence[int], RawResults], bool],
+    next_part: Callable[[], npt.NDArray[Any]],
+    learn: Callable[[npt.NDArray[Any], RawResults], bool],
 ) -> tuple[tuple[int, ...], RawResults]:
     """Run the examples that `next_part` names, part by part, until it names none or `learn` says that it is enough.
 
     Predictions are those of a run over all examples (near ties are decided by the example alone), losses up to float
     noise. Returns the positions that were run, ascending, and their results in that order. Raises as `run` does.
     """
+    model, encoded, mask, batching = inputs
     done: list[int] = []
     parts: list[RawResults] = []
     with tracked(where, len(encoded.examples)) as show:
         while len(positions := next_part()):
             with reporting_to(lambda title, total: nullcontext(lambda count: show(len(done) + count))):
-                part = run(model, encoded, mask, batching, where, positions=positions)
-            done.extend(map(int, positions))
+                part = run(model, encoded, mask, batching, where, positions=positions.tolist())
+            done.extend(positions.tolist())
             parts.append(part)
             if learn(positions, part):
                 break
@@ -48,8 +47,9 @@ def run_in_parts(
     return tuple(np.sort(done).tolist()), taken(joined, order)
 
 
-def taken(raw: RawResults, positions: Any) -> RawResults:
+def taken(raw: RawResults, positions: Sequence[int] | npt.NDArray[Any]) -> RawResults:
     """The results at these positions, in this order."""
+    positions = np.asarray(positions)
     ends = np.cumsum(raw.counts)
     items = np.concatenate([np.arange(ends[at] - raw.counts[at], ends[at]) for at in positions])
     return RawResults(

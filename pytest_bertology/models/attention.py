@@ -138,6 +138,61 @@ def _lengths(query: Tensor, key: Tensor) -> tuple[int, int]:
     return query.shape[-2], key.shape[-2]
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One call of the attention interface, before it is answered."""
+
+    function: Callable[..., Any]
+    """What the interface would answer with."""
+    module: nn.Module
+    query: Tensor
+    """(batch, heads, tokens, width), as `key` and `value`."""
+    key: Tensor
+    value: Tensor
+    rest: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @property
+    def mask(self) -> Any:
+        """The attention mask, or None."""
+        return self.rest[0] if self.rest else self.options.get("attention_mask")
+
+    def answered(self, query: Tensor, mask: Any, **options: Any) -> Tensor:
+        """The contexts (batch, tokens, heads, width) of another query under another mask."""
+        rest, given = self.rest[1:], {**self.options, **options}
+        given.pop("attention_mask", None)
+        result = self.function(self.module, query, self.key, self.value, mask, *rest, **given)
+        found: Tensor = result[0]
+        return found
+
+
+@contextmanager
+def answering(answer: Callable[[Asked], Tensor | None]) -> Iterator[None]:
+    """Answer this thread's calls of the attention interface with contexts of one's own; None leaves one as it is."""
+    thread = threading.get_ident()
+    with _patching:
+        original = AttentionInterface.get_interface
+
+        def get_interface(self: AttentionInterface, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+            function: Callable[..., Any] = original(self, *args, **kwargs)
+            if threading.get_ident() != thread:
+                return function
+
+            def attention(
+                module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+            ) -> Any:
+                context = answer(Asked(function, module, query, key, value, rest, options))
+                return function(module, query, key, value, *rest, **options) if context is None else (context, None)
+
+            return attention
+
+        AttentionInterface.get_interface = get_interface
+        try:
+            yield
+        finally:
+            AttentionInterface.get_interface = original
+
+
 class _Frames:
     """Which modules are being run: a stack, kept by hooks."""
 

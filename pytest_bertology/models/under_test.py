@@ -148,7 +148,7 @@ class ModelUnderTest:
         runs if gradient checkpointing is on. Raises UnknownHead or MaskOfAnotherModel, and MaskNotApplied where the
         model ran and a gate did not act.
         """
-        with self._gating.gated(self._gates(self.as_mask(mask))):
+        with self._gating.gated(self.gates_of(self.as_mask(mask))):
             yield self
 
     def pruned(self, heads: HeadMask | Iterable[HeadLike]) -> ModelUnderTest:
@@ -263,7 +263,7 @@ class ModelUnderTest:
     @contextmanager
     def exactly(self, mask: HeadMask | None) -> Iterator[ModelUnderTest]:
         """This mask alone (None: all heads as trained), whatever contexts are entered outside."""
-        gates: Sequence[Tensor | None] = self._gates(mask) if mask is not None else [None] * len(self.sites)
+        gates: Sequence[Tensor | None] = self.gates_of(mask) if mask is not None else [None] * len(self.sites)
         with self._gating.gated(gates, fresh=True):
             yield self
 
@@ -338,7 +338,8 @@ class ModelUnderTest:
             raise NoTokenizer(self.name, self._no_tokenizer)
         return self.tokenizer
 
-    def _gates(self, mask: HeadMask) -> list[Tensor | None]:
+    def gates_of(self, mask: HeadMask) -> list[Tensor | None]:
+        """A mask as gates of each attention layer: (heads,), or None where all are open."""
         gates: list[Tensor | None] = []
         start = 0
         with torch.inference_mode(False):  # where autograd could not use them later

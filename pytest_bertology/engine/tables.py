@@ -1,0 +1,95 @@
+"""The results of many masks on the same examples, in a few arrays: a row per mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pytest_bertology.engine.encoding import IGNORED, Encoded
+from pytest_bertology.engine.objectives import Judged
+from pytest_bertology.engine.results import KEEPS_LOGITS, RawResults, near_tie
+from pytest_bertology.errors import NonFinite
+
+Array = npt.NDArray[Any]
+
+
+class Table:
+    """Losses, predictions and logits of every mask, example by example in the task's order."""
+
+    def __init__(self, encoded: Encoded, masks: int) -> None:
+        self._encoded = encoded
+        self.counts: Array = np.array([_items(example.labels) for example in encoded.examples], dtype=np.int64)
+        self._starts = np.cumsum(self.counts) - self.counts
+        self._losses = np.full((masks, len(self.counts)), np.nan)
+        self._keeps = encoded.objective in KEEPS_LOGITS
+        self._labels: Array | None = None
+        self._predictions: Array | None = None
+        self._logits: Array | None = None
+
+    def put(self, rows: Sequence[int], positions: Sequence[int], judged: Judged, where: str) -> None:
+        """Keep a batch's results: the examples at `positions` under the mask of each row, one mask after the other.
+
+        Raises NonFinite, naming the example.
+        """
+        losses = judged.losses.double().cpu().numpy().reshape(len(rows), len(positions))
+        if not np.isfinite(losses).all():
+            bad = int(np.argwhere(~np.isfinite(losses))[0][1])
+            raise NonFinite("the loss", f"example {positions[bad]} of {where}")
+        items = self._at(positions)
+        labels, predictions = _numbers(judged.labels), _numbers(judged.predictions)
+        shape = (len(self._losses), int(self.counts.sum()))
+        if self._labels is None or self._predictions is None or self._logits is None:
+            width = judged.logits.shape[-1] if self._keeps and judged.logits.ndim > 1 else 0
+            self._labels = np.zeros(shape[1], dtype=labels.dtype)
+            self._predictions = np.zeros(shape, dtype=predictions.dtype)
+            self._logits = np.zeros((*shape, width), dtype=_numbers(judged.logits[:0]).dtype)
+        self._losses[np.ix_(rows, positions)] = losses
+        self._labels[items] = labels[: len(items)]
+        self._predictions[np.ix_(rows, items)] = predictions.reshape(len(rows), -1)
+        if self._keeps:
+            logits = _numbers(judged.logits)
+            if not np.isfinite(logits).all():
+                raise NonFinite("a logit", f"an example of {where}")
+            self._logits[np.ix_(rows, items)] = logits.reshape(len(rows), len(items), -1)
+
+    def near_ties(self, rows: Sequence[int], positions: Sequence[int], dtype: str) -> list[tuple[int, int]]:
+        """(row, example) pairs with an item whose two greatest logits are closer than re-batching can move them."""
+        limit = near_tie(self._encoded.objective, dtype)
+        if limit is None or self._logits is None:
+            return []
+        items = self._at(positions)
+        best = np.partition(self._logits[np.ix_(rows, items)], -2, axis=-1)[..., -2:]
+        near = best[..., 1] - best[..., 0] < limit
+        owners = np.repeat(np.asarray(positions), self.counts[list(positions)])
+        found = {(rows[int(row)], int(owners[item])) for row, item in np.argwhere(near)}
+        return sorted(found)
+
+    def raw(self, row: int) -> RawResults:
+        """One mask's results."""
+        assert self._labels is not None and self._predictions is not None and self._logits is not None
+        losses = self._losses[row]
+        assert np.isfinite(losses).all()
+        return RawResults(losses, self.counts, self._labels, self._predictions[row], self._logits[row])
+
+    def copy(self, source: int, row: int) -> None:
+        """The results of a mask that is the same as another."""
+        assert self._predictions is not None and self._logits is not None
+        for array in (self._losses, self._predictions, self._logits):
+            array[row] = array[source]
+
+    def _at(self, positions: Sequence[int]) -> Array:
+        """Where the items of these examples are."""
+        return np.concatenate([np.arange(self._starts[p], self._starts[p] + self.counts[p]) for p in positions])
+
+
+def _items(labels: Any) -> int:
+    return sum(label != IGNORED for label in labels) if isinstance(labels, tuple) else 1
+
+
+def _numbers(tensor: Tensor) -> Array:
+    found: Array = tensor.cpu().numpy()
+    return found
