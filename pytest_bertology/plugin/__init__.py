@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pytest_bertology.measures.own_methods import methods_from
 from pytest_bertology.plugin import options
 from pytest_bertology.plugin.fixtures import (
     _bertology_mask_of_test,
@@ -26,6 +27,7 @@ from pytest_bertology.plugin.fixtures import (
     head_mask,
     load_bertology_model,
 )
+from pytest_bertology.plugin.own_methods import own_methods
 from pytest_bertology.plugin.parametrization import parametrize
 from pytest_bertology.plugin.session import Session, mask_key, session_key, verdicts_key
 from pytest_bertology.plugin.summary import Gathered, plain
@@ -67,7 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "gpu: the test needs a CUDA device; skipped with a reason where there is none, failed under "
         "--bertology-require-gpu.",
     )
-    config.stash[session_key] = Session(config, options.Settings(config))
+    config.stash[session_key] = session = Session(config, options.Settings(config))
+    session.stack.enter_context(methods_from(lambda name: own_methods(config, name)))
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
 

@@ -68,7 +68,9 @@ def head_importance(
     """How important each head of ``bertology_model`` is to ``bertology_task``, with no head masked.
 
     By ``--bertology-importance`` or ``@pytest.mark.bertology(importance=...)``: ``gradient`` (default), the expected
-    sensitivity of each example's loss to the head's gate, or ``random``, a control. ``.top(k)``, ``.rank(head)`` and
+    sensitivity of each example's loss to the head's gate; ``gradient_per_token``, ``bertology``, ``taylor``,
+    ``integrated_gradients``, ``ablation``, ``confidence`` (see ``pytest_bertology.head_importance``); ``random``, a
+    control; or a method of your own (hook ``pytest_bertology_importance_method``). ``.top(k)``, ``.rank(head)`` and
     ``.normalized()`` read it; ``assert_heads_in_top`` and ``assert_ranking_agrees`` judge it.
     """
     from pytest_bertology.measures.importance import head_importance as measure
@@ -93,7 +95,7 @@ def _bertology_mask_of_test(request: pytest.FixtureRequest) -> None:
     """Note the mask that the test's `bertology_model` runs under; the call itself is wrapped in the plugin."""
     if "bertology_model" not in request.fixturenames:
         return
-    asked = marker_arguments(request.node.iter_markers("bertology"), request.node.nodeid)
+    asked = marker_arguments(request.node.iter_markers("bertology"), request.node.nodeid, request.config)
     model = request.getfixturevalue("bertology_model")
     with _clear_errors():
         if "heads_masked" in asked:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.names import DTYPES, IMPORTANCE_METHODS, KINDS, METRICS
+from pytest_bertology.plugin.own_methods import own_methods
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Option:
     metavar: str | None = None
     check: Callable[[str], str | None] | None = None
     """Says what values are valid where the value is not, else None."""
+    more: Callable[[pytest.Config, object], Iterable[str]] | None = None
+    """Further choices, which conftests and plugins bring along, given one that somebody asks for."""
     path: bool = False
     """Whether the value may name a file or folder; in an ini file, relative to that file."""
 
@@ -45,6 +48,13 @@ class Option:
     def ini(self) -> str:
         """The name in the ini file."""
         return "bertology_" + self.name
+
+    def refusal(self, config: pytest.Config, value: object) -> str | None:
+        """The choices, where there are some and the value is none of them."""
+        if not self.choices or value in self.choices:
+            return None
+        more = tuple(self.more(config, value)) if self.more is not None else ()
+        return None if value in more else ", ".join(self.choices + more)
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,13 @@ OPTIONS = (
     Option("device", "where models run: auto, cpu, cuda or cuda:N", default="auto", metavar="DEVICE", check=_device),
     Option("dtype", "dtype that models are loaded with (default: the checkpoint's)", choices=DTYPES),
     Option("head_mask", "JSON file with the head mask to test under", metavar="FILE", check=_mask_file, path=True),
-    Option("importance", "how head_importance ranks heads", default="gradient", choices=IMPORTANCE_METHODS),
+    Option(
+        "importance",
+        "how head_importance ranks heads",
+        default="gradient",
+        choices=IMPORTANCE_METHODS,
+        more=own_methods,
+    ),
     Option("store", "folder that keeps results across sessions", metavar="FOLDER", check=_store, path=True),
     Option("report_json", "write every verdict to this JSON file", metavar="FILE", check=_report, path=True),
     Option("require_gpu", "fail, and do not skip, where a test needs a GPU and there is none", flag=True),
@@ -199,7 +215,7 @@ class Settings:
 
     def _checked(self, option: Option, setting: Setting) -> Setting:
         for value in setting.value if option.many else [setting.value]:
-            valid = ", ".join(option.choices) if option.choices and value not in option.choices else None
+            valid = option.refusal(self._config, value)
             if valid is None and option.check is not None:
                 valid = option.check(value)
             if valid is not None:
@@ -230,7 +246,7 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def marker_arguments(markers: Iterable[pytest.Mark], where: str) -> dict[str, Any]:
+def marker_arguments(markers: Iterable[pytest.Mark], where: str, config: pytest.Config) -> dict[str, Any]:
     """What `@pytest.mark.bertology(...)` asks for; the closest marker wins, argument by argument.
 
     Raises pytest.UsageError for positional or misspelt arguments, naming the test.
@@ -253,10 +269,10 @@ def marker_arguments(markers: Iterable[pytest.Mark], where: str) -> dict[str, An
                     f"It takes {', '.join(MARKER_ARGUMENTS)}."
                 )
             option = BY_NAME.get(name)
-            if option is not None and option.choices and value not in option.choices:
+            valid = option.refusal(config, value) if option is not None else None
+            if valid is not None:
                 raise pytest.UsageError(
-                    f"{where}: @pytest.mark.bertology({name}={value!r}) is not valid; "
-                    f"expected one of {', '.join(option.choices)}"
+                    f"{where}: @pytest.mark.bertology({name}={value!r}) is not valid; expected one of {valid}"
                 )
             found.setdefault(name, value)
     return found

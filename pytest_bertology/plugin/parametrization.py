@@ -32,7 +32,7 @@ _MODEL_ARGUMENTS = ("kind", "tokenizer")
 def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
     """Give each fixture of ours that the test uses what its marker, or several --bertology-model, ask for."""
     markers = metafunc.definition.iter_markers("bertology")
-    asked = marker_arguments(markers, metafunc.definition.nodeid)
+    asked = marker_arguments(markers, metafunc.definition.nodeid, metafunc.config)
     used = metafunc.fixturenames
     _refuse_idle_mask(metafunc)
     if "bertology_model" in used:
