@@ -55,12 +55,12 @@ def adjusted_p_values(p_values: Array, correction: str | None) -> Array:
     "holm" (Holm 1979) and "bonferroni" bound the chance of any false alarm, under any dependence of the tests; "fdr"
     (Benjamini and Hochberg 1995) the expected share of them among the alarms; None leaves the p-values as they are.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p: Array = np.asarray(p_values, dtype=np.float64)
     m = len(p)
     if correction is None or m == 0:
-        return p.copy()
+        return np.array(p)
     if correction == "bonferroni":
-        return np.minimum(1.0, m * p)
+        return np.asarray(np.minimum(1.0, m * p))
     order = np.argsort(p, kind="stable")
     ranks = np.arange(1, m + 1)
     if correction == "holm":

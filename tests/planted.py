@@ -27,8 +27,11 @@ _CLS, _MARKED, _QUALITY, _FILLER = range(4)
 """Features, each a pair of coordinates of the residual stream."""
 
 
-def planted_model(head: Head) -> ModelUnderTest:
-    """A classifier of three layers of four heads in which `head` does all the work."""
+def planted_model(head: Head, twin: int | None = None) -> ModelUnderTest:
+    """A classifier of three layers of four heads in which `head` does all the work.
+
+    With `twin`, that head of the same layer does it too: either alone is enough.
+    """
     config = BertConfig(
         vocab_size=len(_VOCABULARY),
         hidden_size=HEADS * WIDTH,
@@ -52,7 +55,8 @@ def planted_model(head: Head) -> ModelUnderTest:
                 part.weight.zero_()
                 part.bias.zero_()
         _embed(model)
-        _plant(model.bert.encoder.layer[head.layer].attention, head.head)
+        for each in (head.head, *(() if twin is None else (twin,))):
+            _plant(model.bert.encoder.layer[head.layer].attention, each)
         _read(model)
     return load_model(model, tokenizer=_tokenizer())
 
