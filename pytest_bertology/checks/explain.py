@@ -32,13 +32,13 @@ def not_retained(
         "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
         "baseline": f"{found.baseline.score:.4f}{_right(found, masked=False)}",
         gone: f"{found.masked.score:.4f}{_right(found, masked=True)}",
-        "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
+        "drop": f"{_drop(found, relative)}; required: at most {amount(tolerance, relative)}",
         **_bound(found, tolerance, relative),
         "heads": describe_heads(heads),
-        **_were(model.heads, heads),
-        **_idle(model, heads),
+        **were(model.heads, heads),
+        **idle(model, heads),
     }
-    return "\n".join([title, "", *table(rows), *_flipped(model, found)])
+    return "\n".join([title, "", *table(rows), *flipped(model, found)])
 
 
 def layers_not_droppable(
@@ -54,12 +54,12 @@ def layers_not_droppable(
         "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
         "baseline": f"{found.baseline.score:.4f}{_right(found, masked=False)}",
         "skipped": f"{found.masked.score:.4f}{_right(found, masked=True)}",
-        "drop": f"{_drop(found, relative)}; required: at most {_amount(tolerance, relative)}",
+        "drop": f"{_drop(found, relative)}; required: at most {amount(tolerance, relative)}",
         **_bound(found, tolerance, relative),
         "layers": ", ".join(named) + " (from 0 at the bottom)",
         **({"masked too": describe_heads(found.heads)} if found.heads else {}),
     }
-    return "\n".join([title, "", *table(rows), *_flipped(model, found)])
+    return "\n".join([title, "", *table(rows), *flipped(model, found)])
 
 
 def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> str:
@@ -69,7 +69,7 @@ def heads_out_of_top(scores: HeadScores, missed: Mapping[Head, int], k: int) -> 
     rows = {str(head): f"rank {rank} (from 0), score {scores[head]:.4g}" for head, rank in missed.items()}
     required = {"required": f"rank below {k}" + (f": a score of {last}'s {scores[last]:.4g} or more" if last else "")}
     top = {f"top {min(k, 10)}": ", ".join(f"{head} {scores[head]:.4g}" for head in scores.top(min(k, 10)))}
-    return "\n".join([title, "", *table({**rows, **_were(scores.heads, list(missed)), **required, **top})])
+    return "\n".join([title, "", *table({**rows, **were(scores.heads, list(missed)), **required, **top})])
 
 
 def rankings_disagree(scores: HeadScores, other: HeadScores, correlation: float, required: float) -> str:
@@ -105,7 +105,8 @@ def _drop(found: Retention, relative: bool) -> str:
     return f"{found.relative_drop:.2%} of the baseline" if relative else f"{found.drop:.4f}"
 
 
-def _amount(value: float, relative: bool) -> str:
+def amount(value: float, relative: bool) -> str:
+    """A drop or tolerance, in units of the metric or as a share of the baseline."""
     return f"{value:.2%} of the baseline" if relative else f"{value:g}"
 
 
@@ -132,7 +133,7 @@ def _figure(value: float, relative: bool) -> str:
     return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
 
 
-def _were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
+def were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
     """Of a cut model's heads, which they were before."""
     if heads.kept is None:
         return {}
@@ -140,15 +141,17 @@ def _were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
     return {"which were": f"{describe_heads(names)} before heads were cut out of the model"}
 
 
-def _idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
-    idle = [head for head in heads if head in model.check.idle]
-    return {"idle": f"{describe_heads(idle)} (masking them moves nothing)"} if idle else {}
+def idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
+    """Of these heads, which move nothing."""
+    found = [head for head in heads if head in model.check.idle]
+    return {"idle": f"{describe_heads(found)} (masking them moves nothing)"} if found else {}
 
 
-def _flipped(model: ModelUnderTest, found: Retention) -> list[str]:
-    """The examples that the mask made wrong, the surest first."""
+def flipped(model: ModelUnderTest, found: Retention, positions: Sequence[int] | None = None) -> list[str]:
+    """The examples that the mask made wrong, the surest first; `positions` say where in the task each result stands."""
+    at = range(len(found.baseline)) if positions is None else positions
     if found.baseline.task.kind != CLASSIFICATION:
-        return _worst_losses(found)
+        return _worst_losses(found, at)
     lost = np.flatnonzero(found.baseline.right & ~found.masked.right)
     gained = int((~found.baseline.right & found.masked.right).sum())
     if not len(lost):
@@ -156,21 +159,22 @@ def _flipped(model: ModelUnderTest, found: Retention) -> list[str]:
     margins = np.array([_margin(found.masked.logits[i]) for i in lost])
     worst = lost[np.argsort(-margins, kind="stable")][:_EXAMPLES]
     names = model.model.config.id2label
-    lines = ["", f"  {len(lost)} became wrong and {gained} right; the worst of them:"]
+    among = "" if positions is None else f"of these {len(at)}, "
+    lines = ["", f"  {among}{len(lost)} became wrong and {gained} right; the worst of them:"]
     for i in worst:
         label, says = (names[int(a[i])] for a in (found.baseline.labels, found.masked.predictions))
         sure = _margin(found.masked.logits[i])
-        lines.append(f"    #{i} {shown(found.baseline.task, int(i))}: {label}, now {says} (margin {sure:.2f})")
+        lines.append(f"    #{at[i]} {shown(found.baseline.task, at[i])}: {label}, now {says} (margin {sure:.2f})")
     return lines
 
 
-def _worst_losses(found: Retention) -> list[str]:
+def _worst_losses(found: Retention, at: Sequence[int]) -> list[str]:
     rise = found.masked.losses - found.baseline.losses
     worst = np.argsort(-rise, kind="stable")[:_EXAMPLES]
     lines = ["", "  the examples whose loss rose most:"]
     for i in worst:
         before, after = found.baseline.losses[i], found.masked.losses[i]
-        lines.append(f"    #{i} {shown(found.baseline.task, int(i))}: {before:.3f} → {after:.3f}")
+        lines.append(f"    #{at[i]} {shown(found.baseline.task, at[i])}: {before:.3f} → {after:.3f}")
     return lines
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pytest_bertology.checks import explain
+from pytest_bertology.checks import explain, explain_early
+from pytest_bertology.checks.drops import check_tolerance, drop_details
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
-from pytest_bertology.measures.retention import Retention, least_important, mask_of, retention
+from pytest_bertology.measures.early import Requirement
+from pytest_bertology.measures.retention import (
+    Refutation,
+    Retention,
+    least_important,
+    mask_of,
+    retention,
+    retention_or_refutation,
+)
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
-
-_ROUNDING = 1e-9
-"""A drop of 0.90 - 0.89 is a drop of 0.01, whatever binary fractions make of it."""
 
 
 def assert_metric_retained(
@@ -32,6 +38,7 @@ def assert_metric_retained(
     relative: bool = False,
     confidence: float | None = None,
     structural: bool = False,
+    early: bool = True,
     seed: int = 0,
 ) -> Retention:
     """Assert that the score drops by at most `tolerance` when heads are masked; return both results.
@@ -48,18 +55,30 @@ def assert_metric_retained(
 
     With `structural` the heads are cut out, and the cut model is judged instead of the masked one.
 
+    A failure comes `early`, as soon as the examples run so far prove it: those that the baseline has wrong come first,
+    then the least sure ones, and what is not run counts as right (its loss as 0). The verdict is that of all the data;
+    only the drop is then known as "at least", and a loss that is not finite may go unseen. Accuracy and F1, Matthews'
+    correlation of two labels, loss and perplexity can be judged so; early=False runs all the data whatever comes.
+
     Raises CheckFailed (an AssertionError) where the check does not hold, InvalidArgument or NoHeadSelected for
     arguments on which it could not fail, MaskNotApplied where the mask changes nothing, CannotPrune (with `structural`)
     where the heads can only be masked.
     """
-    check_model_and_task(model, task)
     __tracebackhide__ = True
-    _check_tolerance(tolerance)
+    check_model_and_task(model, task)
+    task = task.with_metric(metric)
+    check_tolerance(tolerance, task.metric, relative)
     judged, why = _mask(model, task, mask, heads, prune, by, seed)
-    found = retention(model, task.with_metric(metric), judged, confidence=confidence, structural=structural)
-    scale = found.scale() if relative else 1.0
-    observed = (found.drop if found.bound is None else found.bound.upper) / scale
-    verdict = _verdict(model, found, observed, tolerance, relative, structural)
+    required = Requirement(task.metric, task.kind, tolerance, relative, confidence)
+    if early:
+        found = retention_or_refutation(model, task, judged, required, structural=structural)
+    else:
+        found = retention(model, task, judged, confidence=confidence, structural=structural)
+    if isinstance(found, Refutation):
+        verdict = _early_verdict(model, found, required, structural)
+        give(verdict, lambda: explain_early.refuted(model, found, required, why, structural=structural))
+        raise AssertionError("unreachable: a refutation is a failed check")
+    verdict = _verdict(model, found, required, structural)
     give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why, structural=structural))
     return found
 
@@ -69,16 +88,10 @@ def assert_heads_prunable(
 ) -> Retention:
     """Assert that these heads, masked together, cost at most `tolerance` of the score; return both results.
 
-    `options` are those of `assert_metric_retained`: metric, relative, confidence, structural.
+    `options` are those of `assert_metric_retained`: metric, relative, confidence, structural, early.
     """
     __tracebackhide__ = True
     return assert_metric_retained(model, task, heads=heads, tolerance=tolerance, **options)
-
-
-def _check_tolerance(tolerance: float) -> None:
-    numeric = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
-    if not numeric or not 0.0 <= tolerance < float("inf"):
-        raise InvalidArgument("tolerance", tolerance, "a number from 0, in units of the metric (0.01 is one point)")
 
 
 def _mask(
@@ -111,28 +124,43 @@ def _mask(
     return judged, ""
 
 
-def _verdict(
-    model: ModelUnderTest, found: Retention, observed: float, tolerance: float, relative: bool, structural: bool
-) -> Verdict:
+def _verdict(model: ModelUnderTest, found: Retention, required: Requirement, structural: bool) -> Verdict:
+    scale = found.scale() if required.relative else 1.0
+    observed = (found.drop if found.bound is None else found.bound.upper) / scale
     return Verdict(
-        check="assert_metric_retained",
-        passed=observed <= tolerance + _ROUNDING,
+        passed=observed <= required.limit,
         observed=observed,
-        required=f"<= {tolerance:g}",
-        judged=("bound on the " if found.bound else "") + ("relative " if relative else "") + "drop",
-        model=model.name,
-        task=found.baseline.task.name,
-        metric=found.baseline.metric.name,
-        baseline=found.baseline.score,
         score=found.masked.score,
-        examples=len(found.baseline),
-        heads=tuple(map(str, found.heads)),
-        details={**_details(found), **({"structural": True} if structural else {})},
+        details=drop_details(found) | ({"structural": True} if structural else {}),
+        **_about(model, found, required),
     )
 
 
-def _details(found: Retention) -> dict[str, Any]:
-    details: dict[str, Any] = {"drop": found.drop}
-    if found.bound is not None:
-        details |= {"confidence": found.bound.confidence, "bound": found.bound.upper, "method": found.bound.method}
-    return details
+def _early_verdict(model: ModelUnderTest, found: Refutation, required: Requirement, structural: bool) -> Verdict:
+    """Failed; what was observed is the least that it could still have been, and the score is not known."""
+    details: dict[str, Any] = {"examples_needed": len(found.positions), "examples": len(found.baseline)}
+    if required.confidence is not None:
+        details["confidence"] = required.confidence
+    return Verdict(
+        passed=False,
+        observed=found.least,
+        score=None,
+        details=details | ({"structural": True} if structural else {}),
+        **_about(model, found, required),
+    )
+
+
+def _about(model: ModelUnderTest, found: Retention | Refutation, required: Requirement) -> dict[str, Any]:
+    """What was judged, whichever way it was."""
+    judged = ("bound on the " if required.confidence is not None else "") + ("relative " if required.relative else "")
+    return {
+        "check": "assert_metric_retained",
+        "required": f"<= {required.tolerance:g}",
+        "judged": judged + "drop",
+        "model": model.name,
+        "task": found.baseline.task.name,
+        "metric": found.baseline.metric.name,
+        "baseline": found.baseline.score,
+        "examples": len(found.baseline),
+        "heads": tuple(map(str, found.heads)),
+    }

@@ -53,7 +53,7 @@ class Outcomes:
     @cached_property
     def score(self) -> float:
         """The metric's value; raises UndefinedScore where it has none."""
-        return self.metric(self._results())
+        return self.metric(self.results())
 
     @property
     def losses(self) -> Array:
@@ -105,7 +105,8 @@ class Outcomes:
             )
         )
 
-    def _results(self) -> Results:
+    def results(self) -> Results:
+        """What a metric looks at."""
         raw = self.raw
         return Results(raw.labels, raw.predictions, raw.losses, raw.counts, self.n_labels)
 

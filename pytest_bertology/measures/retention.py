@@ -9,15 +9,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.encoding import encode
+from pytest_bertology.engine.partial import run_in_parts, taken
+from pytest_bertology.engine.results import RawResults, noise
+from pytest_bertology.engine.store import computed_once, stored
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads
 from pytest_bertology.measures.bounds import drop_bound
+from pytest_bertology.measures.early import EarlyVerdict, Requirement
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
-from pytest_bertology.measures.importance import head_importance
+from pytest_bertology.measures.importance import chosen_method, head_importance
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.statistics import Bound
+from pytest_bertology.tasks.metrics import Array
 from pytest_bertology.tasks.task import Task
 
 
@@ -58,6 +64,28 @@ class Retention:
         return self.masked.mask.touched
 
 
+@dataclass(frozen=True, repr=False)
+class Refutation:
+    """A drop that is too large for certain, whatever the examples not run would give."""
+
+    baseline: Outcomes
+    """On all examples."""
+    part: Retention
+    """On the examples that were run, in the order of `positions`; no bound."""
+    positions: tuple[int, ...]
+    """Where the examples that were run stand in the task."""
+    least: float
+    """What the judged number (drop or bound, relative or not) is at least."""
+
+    def __repr__(self) -> str:
+        return f"Refutation(at least {self.least:.4f} after {len(self.positions)} of {len(self.baseline)} examples)"
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads whose gates are not open."""
+        return self.part.heads
+
+
 def retention(
     model: ModelUnderTest,
     task: Task,
@@ -75,29 +103,94 @@ def retention(
     Raises MaskNotApplied where masked heads that are not idle change no result at all, bit for bit; warns where all
     masked heads are idle.
     """
+    _check_confidence(confidence)
+    baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    judged, gates = _side(model, mask, structural)
+    masked = replace(evaluate_exactly(judged, task, gates, batching), mask=mask)
+    return _compared(model, baseline, masked, confidence)
+
+
+def retention_or_refutation(
+    model: ModelUnderTest,
+    task: Task,
+    mask: HeadMask,
+    requirement: Requirement,
+    *,
+    structural: bool = False,
+    batching: Batching | None = None,
+) -> Retention | Refutation:
+    """`retention`, or why the requirement cannot be met, as soon as that is certain from a part of the examples.
+
+    The masked results are made a part at a time (see `EarlyVerdict`), where the metric lets a part prove a failure and
+    the mask is seen to move the first part; otherwise, and wherever another batching could decide, all at once.
+    """
+    _check_confidence(requirement.confidence)
+    batching = batching or Batching()
+    baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    judged, gates = _side(model, mask, structural)
+    encoded = encode(judged, task)
+    inputs = (judged, encoded, gates, batching)
+    live = any(head not in model.check.idle for head in mask.touched)
+    if live and requirement.provable(baseline.n_labels) and stored("evaluation", inputs) is None:
+        verdict = EarlyVerdict(requirement, baseline.results(), _margins(baseline), noise(judged.dtype))
+        positions, raw = run_in_parts(
+            inputs, task.name, verdict.next_part, lambda at, part: _learned(verdict, at, part)
+        )
+        if verdict.failed and verdict.moved:
+            before = replace(baseline, raw=taken(baseline.raw, positions))
+            part = Retention(before, replace(before, mask=mask, raw=raw), None)
+            return Refutation(baseline, part, positions, verdict.least)
+        if verdict.moved and not verdict.close:
+            computed_once("evaluation", inputs, lambda: vars(raw))
+            return _compared(model, baseline, replace(baseline, mask=mask, raw=raw), requirement.confidence)
+    masked = replace(evaluate_exactly(judged, task, gates, batching), mask=mask)
+    return _compared(model, baseline, masked, requirement.confidence)
+
+
+def _learned(verdict: EarlyVerdict, positions: Array, part: RawResults) -> bool:
+    """Whether that is enough: the failure is certain, or there is nothing to see this way."""
+    verdict.learn(positions, part.predictions, part.losses)
+    return verdict.failed or not verdict.moved
+
+
+def _check_confidence(confidence: float | None) -> None:
     numeric = isinstance(confidence, int | float) and not isinstance(confidence, bool)
     if confidence is not None and not (numeric and 0.5 <= confidence < 1.0):
         raise InvalidArgument("confidence", confidence, "a number from 0.5 to below 1, such as 0.95")
-    baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
-    masked = _cut(model, task, mask, batching) if structural else evaluate_exactly(model, task, mask, batching)
-    live = [head for head in mask.touched if head not in model.check.idle]
+
+
+def _side(model: ModelUnderTest, mask: HeadMask, structural: bool) -> tuple[ModelUnderTest, HeadMask]:
+    """What is run, and under which mask: the model itself, or with `structural` the cut one as it is."""
+    if not structural:
+        return model, mask
+    cut = model.pruned(mask)
+    return cut, HeadMask.keep_all(cut.heads)
+
+
+def _margins(outcomes: Outcomes) -> Array | None:
+    """(examples,) the least distance of the two greatest logits over an example's items; None without logits."""
+    raw = outcomes.raw
+    if raw.logits.ndim != 2 or raw.logits.shape[1] < 2:
+        return None
+    best = np.partition(raw.logits, -2, axis=-1)[:, -2:]
+    return np.asarray(np.minimum.reduceat(best[:, 1] - best[:, 0], np.cumsum(raw.counts) - raw.counts))
+
+
+def _compared(model: ModelUnderTest, baseline: Outcomes, masked: Outcomes, confidence: float | None) -> Retention:
+    touched = masked.mask.touched
+    live = [head for head in touched if head not in model.check.idle]
     if live and _same(baseline, masked):
         names = " ".join(map(str, live[:8]))
-        raise MaskNotApplied(f"masking {names} changes no result of {model.name} on {task.name}, bit for bit")
+        where = f"{model.name} on {baseline.task.name}"
+        raise MaskNotApplied(f"masking {names} changes no result of {where}, bit for bit")
     if not live:
         warnings.warn(
-            f"all {len(mask.touched)} masked heads of {model.name} are idle: masking them cannot move its output",
+            f"all {len(touched)} masked heads of {model.name} are idle: masking them cannot move its output",
             BertologyWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     bound = None if confidence is None else drop_bound(baseline, masked, confidence)
     return Retention(baseline, masked, bound)
-
-
-def _cut(model: ModelUnderTest, task: Task, mask: HeadMask, batching: Batching | None) -> Outcomes:
-    """The cut model's results, under the name of the mask it was cut by."""
-    cut = model.pruned(mask)
-    return replace(evaluate_exactly(cut, task, HeadMask.keep_all(cut.heads), batching), mask=mask)
 
 
 def _same(one: Outcomes, other: Outcomes) -> bool:
@@ -105,13 +198,16 @@ def _same(one: Outcomes, other: Outcomes) -> bool:
 
 
 def least_important(
-    model: ModelUnderTest, task: Task, fraction: float, by: str | HeadScores = "gradient", seed: int = 0
+    model: ModelUnderTest, task: Task, fraction: float, by: str | Method | HeadScores = "gradient", seed: int = 0
 ) -> tuple[HeadMask, HeadScores]:
     """The mask of the least important `fraction` of all heads, rounded to whole heads, and the scores it goes by.
 
-    Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names an importance
-    method, whose scores are divided by each layer's L2 norm (Michel et al. 2019), or holds scores, which are used as
-    they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no head.
+    Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names a method of
+    `head_importance`, is one of your own, or holds scores. Sizes of gradients ("gradient", "gradient_per_token") are
+    divided by each layer's L2 norm (Michel et al. 2019), without which layers cannot be compared; "bertology" comes
+    normalised; estimates of a loss ("taylor", "integrated_gradients", "ablation"), "confidence" and all else are of
+    one scale in all layers and are used as they are. Raises InvalidArgument for a fraction outside 0 to 1,
+    NoHeadSelected for one that rounds to no head.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")
@@ -126,12 +222,10 @@ def least_important(
     if isinstance(by, HeadScores):
         scores = by
         model.as_mask(HeadMask.keep_all(by.heads))
-    elif by not in IMPORTANCE_METHODS:
-        raise InvalidArgument("by", by, f"head scores, or one of {', '.join(IMPORTANCE_METHODS)}")
-    elif by == "random":
-        scores = head_importance(model, task, by, seed=seed)
     else:
-        scores = head_importance(model, task, by).normalized(per_layer=True, min_max=False)
+        chosen_method(by, "by")
+        sizes = by in ("gradient", "gradient_per_token")
+        scores = head_importance(model, task, by, seed=seed, per_layer=True if sizes else None)
     masked = set(model.mask_in_force().masked)
     open_heads = [head for head in scores.bottom(total) if head not in masked]
     if count > len(open_heads):

@@ -122,17 +122,27 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
     heads, layers = len(verdict["heads"]), len(verdict["details"].get("layers", ()))
     masked = scores = ""
-    if verdict["score"] is not None:
+    early = _early(verdict)
+    if verdict["score"] is not None or early:
         masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
         if heads or not layers:
             done = "cut" if verdict["details"].get("structural") else "masked"
             masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
-        scores = f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
+        scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
     file, *function = test["test"].split("::", maxsplit=1)
     name = "::".join([file.split("/")[-1], *function])
     observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
-    return f"  {outcome} {name}: {judged} {observed}{scores}, required {verdict['required']}{masked}{times}"
+    least = "at least " if early else ""
+    return (
+        f"  {outcome} {name}: {judged} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
+    )
+
+
+def _early(verdict: dict[str, Any]) -> str:
+    """How much of the data it took, where a failure was certain before all of it was run."""
+    needed, total = (verdict["details"].get(name) for name in ("examples_needed", "examples"))
+    return f", decided after {needed / total:.0%} of {total} examples" if needed and total else ""
 
 
 def _versions() -> dict[str, str]:

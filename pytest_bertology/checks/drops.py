@@ -1,0 +1,40 @@
+"""What the checks on drops of a score share: which tolerances can fail, and how a drop is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.measures.retention import Retention
+from pytest_bertology.tasks.metrics import METRICS, Metric
+
+_FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
+_FROM_MINUS_1_TO_1 = tuple(METRICS[name] for name in ("matthews", "pearson", "spearman"))
+
+
+def check_tolerance(tolerance: float, metric: Metric, relative: bool) -> None:
+    """Raise InvalidArgument for a tolerance that is no number from 0, or that no drop can exceed.
+
+    A score from 0 to 1 drops by less than 1 unless from the best to the worst of all, and so does its share of the
+    baseline. Losses, perplexities and metrics of the user's own have no such limit.
+    """
+    numeric = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not numeric or not 0.0 <= tolerance < float("inf"):
+        raise InvalidArgument("tolerance", tolerance, "a number from 0, in units of the metric (0.01 is one point)")
+    unit = metric in _FROM_0_TO_1
+    span = 1.0 if unit else 2.0 if metric in _FROM_MINUS_1_TO_1 and not relative else float("inf")
+    if tolerance >= span:
+        share = "a share of the baseline" if relative else f"in units of {metric.name}"
+        raise InvalidArgument(
+            "tolerance",
+            tolerance,
+            f"less than {span:g}, {share}: no drop is greater and the check could not fail; did you mean 0.01?",
+        )
+
+
+def drop_details(found: Retention) -> dict[str, Any]:
+    """The drop and its bound, for a verdict."""
+    details: dict[str, Any] = {"drop": found.drop}
+    if found.bound is not None:
+        details |= {"confidence": found.bound.confidence, "bound": found.bound.upper, "method": found.bound.method}
+    return details
