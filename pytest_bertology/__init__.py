@@ -13,6 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pytest_bertology.checks.candidates import assert_same_outputs
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
+    from pytest_bertology.checks.heads import (
+        assert_head_redundant,
+        assert_importance_transfers,
+        assert_layer_survives_one_head,
+        assert_specialised_heads_survive,
+    )
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_choice import choose_layers
     from pytest_bertology.measures.layer_contribution import layer_similarity
     from pytest_bertology.measures.layer_retention import LayerRetention
+    from pytest_bertology.measures.own_methods import using_importance_method
     from pytest_bertology.measures.retention import Retention
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
     from pytest_bertology.measures.structural import PrunedModel
@@ -76,8 +83,11 @@ _HOMES = {
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
     "assert_faster": "checks.costs",
+    "assert_head_redundant": "checks.heads",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
+    "assert_importance_transfers": "checks.heads",
+    "assert_layer_survives_one_head": "checks.heads",
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
@@ -87,6 +97,7 @@ _HOMES = {
     "assert_smaller": "checks.costs",
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
+    "assert_specialised_heads_survive": "checks.heads",
     "blocks": "models.blocks",
     "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
@@ -97,6 +108,7 @@ _HOMES = {
     "load_task": "tasks",
     "pruning_curve": "measures.curve",
     "timing": "measures.timing",
+    "using_importance_method": "measures.own_methods",
     "using_store": "engine.store",
 }
 
@@ -134,8 +146,11 @@ __all__ = [  # noqa: RUF022
     "ablate_all_but_one",
     "ablate_heads",
     "assert_faster",
+    "assert_head_redundant",
     "assert_heads_in_top",
     "assert_heads_prunable",
+    "assert_importance_transfers",
+    "assert_layer_survives_one_head",
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
@@ -145,6 +160,7 @@ __all__ = [  # noqa: RUF022
     "assert_smaller",
     "assert_sparsity",
     "assert_sparsity_preserved",
+    "assert_specialised_heads_survive",
     "blocks",
     "choose_layers",
     "cost",
@@ -155,6 +171,7 @@ __all__ = [  # noqa: RUF022
     "load_task",
     "pruning_curve",
     "timing",
+    "using_importance_method",
     "using_store",
 ]
 

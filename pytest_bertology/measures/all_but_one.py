@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,11 +11,14 @@ import numpy as np
 
 from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.errors import BertologyWarning, NothingToJudge, UnknownLayer
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
-from pytest_bertology.heads.maps import Layer
+from pytest_bertology.heads.maps import Layer, is_whole
 from pytest_bertology.measures.ablation import score_without, under
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.evaluation import Outcomes
+from pytest_bertology.measures.no_ops import refuse_no_op
+from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
 
@@ -102,6 +107,49 @@ def ablate_all_but_one(
         best=tuple(_best(heads, found, baseline) for layer in model.heads.layers if (heads := open_heads(layer, base))),
         _outcomes=outcomes,
     )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReducedLayer:
+    """What is left of a score when one layer is reduced to one of its heads, for each of them."""
+
+    retained: Mapping[Head, Retention]
+    """For each open head of the layer, results with all heads as trained, and with only that head left in its layer."""
+
+    def __repr__(self) -> str:
+        return f"ReducedLayer(best {self.best}: {self.retained[self.best]!r})"
+
+    @property
+    def best(self) -> Head:
+        """The head that alone costs least; the first of equals."""
+        return min(self.retained, key=lambda head: self.retained[head].drop)
+
+
+def reduced_layer(
+    model: ModelUnderTest, task: Task, layer: int, stack: str | None = None, batching: Batching | None = None
+) -> ReducedLayer:
+    """Compare the model with only one head left in a layer with the model as trained, for each head of the layer.
+
+    Masks in force around the call count as masked beside the layer's other heads. Raises UnknownLayer, NothingToJudge
+    for a layer of which nothing can be ablated, MaskNotApplied where the mask of live heads changes no result; warns
+    where the whole layer is idle.
+    """
+    known = {(found.layer, found.stack): found for found in model.heads.layers}
+    if not is_whole(layer) or (layer, stack or None) not in known:
+        raise UnknownLayer(layer if stack is None else (layer, stack), model.heads.describe())
+    base = model.mask_in_force()
+    left = open_heads(known[layer, stack or None], base)
+    if not left or known[layer, stack or None].heads == 1:
+        what = f"layer {layer} has {'one head' if left else 'no head that is open'}"
+        raise NothingToJudge(what, "Name a layer of two heads or more.")
+    masks = [base | alone_in_layer(head, base) for head in left]
+    baseline, outcomes = under(model, task, HeadMask.keep_all(model.heads), masks, batching=batching)
+    for found in outcomes:
+        refuse_no_op(model, baseline, found, found.mask.touched)
+    if all(head in model.check.idle for found in outcomes for head in found.mask.touched):
+        text = f"all heads of layer {layer} of {model.name} are idle: masking them cannot move its output"
+        warnings.warn(text, BertologyWarning, stacklevel=4)
+    return ReducedLayer({head: Retention(baseline, found, None) for head, found in zip(left, outcomes, strict=True)})
 
 
 def open_heads(layer: Layer, base: HeadMask) -> list[Head]:
