@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument, MissingExtra, UndefinedScore
 from pytest_bertology.heads import Head, HeadMask, HeadScores
@@ -112,6 +113,7 @@ class PruningCurve:
         return Path(path)
 
 
+@announced("curve")
 def pruning_curve(
     model: ModelUnderTest,
     task: Task,

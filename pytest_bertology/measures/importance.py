@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import encode
 from pytest_bertology.engine.store import Arrays, computed_once
@@ -29,6 +30,7 @@ from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.tasks.task import Task
 
 
+@announced("importance")
 def head_importance(
     model: ModelUnderTest,
     task: Task,
