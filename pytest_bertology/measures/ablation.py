@@ -78,13 +78,21 @@ class AblationReport:
         Raises NothingToJudge where the resamples are so few that no head could be found: the smallest p-value is
         1 / (resamples + 1), and the correction multiplies it.
         """
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 < alpha < 1.0:
-            raise InvalidArgument("alpha", alpha, "a number between 0 and 1, such as 0.05")
-        tests = len(self.tested) if self.correction in ("holm", "bonferroni") else 1
-        if tests / (self.resamples + 1) > alpha:
+        if not self.can_find(alpha):
+            tests = self._multiplier()
             what = f"{self.resamples} resamples give no corrected p-value up to {alpha:g} for {tests} heads"
             raise NothingToJudge(what, f"Give resamples={int(np.ceil(10 * tests / alpha))} or more.")
         return tuple(head for head in self.tested if self.adjusted_p_values[head] <= alpha)
+
+    def can_find(self, alpha: float = 0.05) -> bool:
+        """Whether there are resamples enough for some head to be significant."""
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 < alpha < 1.0:
+            raise InvalidArgument("alpha", alpha, "a number between 0 and 1, such as 0.05")
+        return self._multiplier() / (self.resamples + 1) <= alpha
+
+    def _multiplier(self) -> int:
+        """What the correction multiplies the smallest p-value by."""
+        return len(self.tested) if self.correction in ("holm", "bonferroni") else 1
 
     def table(self, k: int | None = None) -> str:
         """The `k` heads that cost most (default: all), as text of a line each."""
