@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_bertology.engine.batching import Batch
 from pytest_bertology.engine.encoding import IGNORED
@@ -30,13 +33,15 @@ class Judged:
     """(items, outputs)"""
 
 
-def judge(model: ModelUnderTest, batch: Batch, objective: str) -> Judged:
+def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool = False) -> Judged:
     """Run the model on a batch and judge its logits.
 
     Cross entropy in nats, or squared error for a regression; an example's loss is the mean over its judged items, as
-    the model's own loss is at batch size 1.
+    the model's own loss is at batch size 1. With `gather` the output embedding of a language model is applied to the
+    judged tokens alone.
     """
-    logits = model.model(**batch.inputs).logits
+    with _at_judged_tokens(model, batch) if gather else nullcontext():
+        logits = model.model(**batch.inputs).logits
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if objective == REGRESSION:
@@ -48,8 +53,23 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str) -> Judged:
     if labels.ndim == 1:
         logits, labels = logits.unsqueeze(1), labels.unsqueeze(1)
     judged = labels != IGNORED
-    items, wanted = logits[judged], labels[judged]
+    items, wanted = logits[0] if gather else logits[judged], labels[judged]
     each = torch.zeros(labels.shape, dtype=items.dtype, device=items.device)
     each = each.masked_scatter(judged, F.cross_entropy(items, wanted, reduction="none"))
     counts = judged.sum(dim=1)
     return Judged(each.sum(dim=1) / counts, counts, items.argmax(dim=-1), wanted, items)
+
+
+@contextmanager
+def _at_judged_tokens(model: ModelUnderTest, batch: Batch) -> Iterator[None]:
+    """The output embedding is given the states of the judged tokens only, as if they were one text."""
+    judged = batch.labels != IGNORED
+
+    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][judged].unsqueeze(0), *args[1:])
+
+    hook = model.model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch, collate
-from pytest_bertology.engine.encoding import Encoded, lengths
+from pytest_bertology.engine.encoding import IGNORED, Encoded, lengths
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.prefix import CannotResume, Layers, find_layers, recorded, resumed
+from pytest_bertology.models.narrowing import can_narrow
+from pytest_bertology.models.prefix import CannotResume, Layers, Recording, find_layers, handed, recorded, resumed
 from pytest_bertology.models.sampling import can_batch
+from pytest_bertology.tasks.metrics import CLASSIFICATION, REGRESSION
 
+LANGUAGE = ("causal-lm", "masked-lm")
 _CLOSE = {"float64": 1e-12, "float32": 4e-6}
 
 
@@ -28,6 +31,10 @@ class Way:
     """Per site, whether its own attention can be taken from the recording too."""
     stacks: bool
     """Whether several masks may share a batch."""
+    narrows: bool = False
+    """Whether the last layer need only be computed at the tokens that are read."""
+    gathers: bool = False
+    """Whether a language model's output embedding need only be applied at the tokens that are judged."""
     reason: str = ""
     """Why nothing is skipped."""
 
@@ -39,7 +46,7 @@ def way_of(model: ModelUnderTest, encoded: Encoded) -> Way:
     """How sweeps of a model are run, found out once for each kind of task on two short examples of its own."""
     stacks = model.check.per_example and can_batch(model.model)
     if model.altered():
-        return Way(None, (), stacks, "hooks of others are on the model")
+        return Way(None, (), stacks, reason="hooks of others are on the model")
     known = _known.setdefault(model, {})
     if encoded.objective not in known:
         known[encoded.objective] = _find(model, encoded, stacks)
@@ -48,6 +55,7 @@ def way_of(model: ModelUnderTest, encoded: Encoded) -> Way:
 
 def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
     batch = _two(model, encoded)
+    gathers = encoded.objective in LANGUAGE and model.model.get_output_embeddings() is not None
     try:
         layers = find_layers(model, lambda: model.model(**batch.inputs), *batch.inputs["input_ids"].shape)
         trial = _Trial(model, encoded.objective, batch, layers)
@@ -55,11 +63,49 @@ def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
         for site, context in enumerate(contexts):
             if not context and not trial.resumes(site, context=False):
                 raise CannotResume(f"{model.sites[site].attention}: resumed there, the model gives other results")
-        if stacks:
-            stacks = all(trial.stacks(site, contexts[site]) for site in {0, len(model.sites) - 1})
+        ends = {site: contexts[site] for site in {0, len(model.sites) // 2, len(model.sites) - 1}}
+        stacks = stacks and all(trial.stacks(site, context) for site, context in ends.items())
+        gathers = gathers and all(trial.gathers(site, context) for site, context in ends.items())
+        rows = needed_rows(model, layers, trial.recording, batch, encoded.objective)
+        narrows = rows is not None and all(trial.narrows(site, context, rows) for site, context in ends.items())
     except CannotResume as error:
-        return Way(None, (), stacks, str(error))
-    return Way(layers, contexts, stacks)
+        return Way(None, (), stacks, reason=str(error))
+    return Way(layers, contexts, stacks, narrows, gathers)
+
+
+def needed_rows(
+    model: ModelUnderTest, layers: Layers, recording: Recording, batch: Batch, objective: str
+) -> Tensor | None:
+    """Tokens (examples, n) of which the last layer's states are read; None where that is all, or cannot be told.
+
+    Classifiers: the one token by whose states the logits move, seen by their derivative. Language models: those judged.
+    """
+    if not can_narrow(model, layers):
+        return None
+    if objective in LANGUAGE:
+        read = batch.labels != IGNORED
+    elif objective in (CLASSIFICATION, REGRESSION):
+        read = _read(model, layers, recording, batch)
+        if bool((read.sum(dim=1) != 1).any()):
+            return None
+    else:
+        return None
+    n = int(read.sum(dim=1).max())
+    # A stable sort: the tokens that are read come first, in order; an example with fewer of them repeats its last.
+    places = read.int().argsort(dim=1, descending=True, stable=True)[:, :n]
+    last = read.sum(dim=1, keepdim=True) - 1
+    rows = places.gather(1, torch.arange(n, device=read.device).expand(len(read), n).minimum(last))
+    return rows if 2 * n <= read.shape[1] else None
+
+
+def _read(model: ModelUnderTest, layers: Layers, recording: Recording, batch: Batch) -> Tensor:
+    """(examples, tokens) whether the logits move with the last layer's states there."""
+    with torch.inference_mode(False), torch.enable_grad(), handed(layers, recording) as states:
+        inputs = {name: tensor.clone() for name, tensor in batch.inputs.items()}
+        logits = model.model(**inputs).logits
+        weights = torch.linspace(1.0, 2.0, logits.numel(), device=logits.device).reshape(logits.shape)
+        (slopes,) = torch.autograd.grad((logits.float() * weights).sum(), states)
+    return (slopes != 0.0).flatten(2).any(dim=2)
 
 
 def _two(model: ModelUnderTest, encoded: Encoded) -> Batch:
@@ -82,7 +128,7 @@ class _Trial:
 
     def resumes(self, site: int, *, context: bool) -> bool:
         """Whether a pass resumed at a site, its first head masked, is the whole pass bit for bit."""
-        gates = self._gates(site, torch.tensor([0.0] + [1.0] * (self.model.sites[site].heads - 1)))
+        gates = self._closed(site)
         whole = self._run(gates)
         shorter = self._resumed(site, gates, 1, context)
         return shorter is not None and self._same(whole, shorter, exact=self.model.device.type == "cpu")
@@ -97,20 +143,45 @@ class _Trial:
         together = self._resumed(site, self._gates(site, rows.repeat_interleave(count, dim=0)), 2, context)
         return together is not None and self._same(torch.cat(each), together, exact=False)
 
+    def gathers(self, site: int, context: bool) -> bool:
+        """Whether logits of the judged tokens alone are those of all tokens."""
+        gates = self._closed(site)
+        fewer = self._resumed(site, gates, 1, context, gather=True)
+        return fewer is not None and self._same(self._run(gates), fewer, exact=False)
+
+    def narrows(self, site: int, context: bool, rows: Tensor) -> bool:
+        """Whether the last layer at these tokens alone gives the logits of the whole."""
+        gates = self._closed(site)
+        fewer = self._resumed(site, gates, 1, context, rows=rows)
+        return fewer is not None and self._same(self._run(gates), fewer, exact=False)
+
+    def _closed(self, site: int) -> list[Tensor | None]:
+        """The first head of a site masked."""
+        return self._gates(site, torch.tensor([0.0] + [1.0] * (self.model.sites[site].heads - 1)))
+
     def _gates(self, site: int, gate: Tensor) -> list[Tensor | None]:
         gates: list[Tensor | None] = [None] * len(self.model.sites)
         gates[site] = gate
         return gates
 
-    def _run(self, gates: list[Tensor | None], copies: int = 1) -> Tensor:
+    def _run(self, gates: list[Tensor | None], copies: int = 1, *, gather: bool = False) -> Tensor:
         with self.model.gated(gates):
-            return judge(self.model, repeated(self.batch, copies), self.objective).logits
+            return judge(self.model, repeated(self.batch, copies), self.objective, gather=gather).logits
 
-    def _resumed(self, site: int, gates: list[Tensor | None], copies: int, context: bool) -> Tensor | None:
+    def _resumed(
+        self,
+        site: int,
+        gates: list[Tensor | None],
+        copies: int,
+        context: bool,
+        *,
+        rows: Tensor | None = None,
+        gather: bool = False,
+    ) -> Tensor | None:
         try:
-            with resumed(self.model, self.layers, self.recording, site, copies, context=context):
-                return self._run(gates, copies)
-        except Exception:  # whatever the model makes of it: it is not run this way
+            with resumed(self.model, self.layers, self.recording, site, copies, context=context, rows=rows):
+                return self._run(gates, copies, gather=gather)
+        except Exception:  # noqa: BLE001 - whatever the model makes of it: it is not run this way
             return None
 
     def _same(self, one: Tensor, other: Tensor, *, exact: bool) -> bool:

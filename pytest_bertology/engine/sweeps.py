@@ -19,7 +19,7 @@ from pytest_bertology.engine.encoding import Encoded
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.results import RawResults
-from pytest_bertology.engine.resuming import Way, repeated, way_of
+from pytest_bertology.engine.resuming import Way, needed_rows, repeated, way_of
 from pytest_bertology.engine.tables import Table
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
@@ -83,6 +83,7 @@ class _Sweeper:
     def group(self, batch: Batch) -> None:
         """All masks on one batch of examples."""
         recording = self._base(batch)
+        rows_read = self._read(batch, recording)
         for site, rows in self.starts.items():
             if site is None:
                 for row in rows:
@@ -90,7 +91,7 @@ class _Sweeper:
                 continue
             size = self._stacked(batch)
             for start in range(0, len(rows), size):
-                self._masks(batch, recording, site, rows[start : start + size])
+                self._masks(batch, recording, site, rows[start : start + size], rows_read)
         for row, position in self.table.near_ties(range(len(self.gates)), batch.positions, self.model.dtype):
             self._alone(row, position)
 
@@ -113,20 +114,28 @@ class _Sweeper:
     def _base(self, batch: Batch) -> Recording | None:
         layers = self.way.layers
         with self.model.gated(self.gates[0]), nullcontext() if layers is None else recorded(self.model, layers) as kept:
-            judged = judge(self.model, batch, self.encoded.objective)
+            judged = judge(self.model, batch, self.encoded.objective, gather=self.way.gathers)
         self.table.put([0], batch.positions, judged, self.where)
         return kept
 
-    def _masks(self, batch: Batch, recording: Recording | None, site: int, rows: Sequence[int]) -> None:
+    def _read(self, batch: Batch, recording: Recording | None) -> Tensor | None:
+        """The tokens that the last layer is computed at; None for all."""
+        if not self.way.narrows or self.way.layers is None or recording is None:
+            return None
+        return needed_rows(self.model, self.way.layers, recording, batch, self.encoded.objective)
+
+    def _masks(
+        self, batch: Batch, recording: Recording | None, site: int, rows: Sequence[int], read: Tensor | None
+    ) -> None:
         layers = self.way.layers
         with ExitStack() as stack:
             skipped: frozenset[int] = frozenset()
             if layers is not None and recording is not None:
                 context = self.way.contexts[site]
-                stack.enter_context(resumed(self.model, layers, recording, site, len(rows), context=context))
+                stack.enter_context(resumed(self.model, layers, recording, site, len(rows), context=context, rows=read))
                 skipped = layers.before(site)
             stack.enter_context(self.model.gated(self._together(rows, len(batch.positions), skipped)))
-            judged = judge(self.model, repeated(batch, len(rows)), self.encoded.objective)
+            judged = judge(self.model, repeated(batch, len(rows)), self.encoded.objective, gather=self.way.gathers)
         self.table.put(rows, batch.positions, judged, self.where)
 
     def _together(self, rows: Sequence[int], examples: int, skipped: frozenset[int]) -> list[Tensor | None]:

@@ -47,14 +47,14 @@ class Table:
             self._labels = np.zeros(shape[1], dtype=labels.dtype)
             self._predictions = np.zeros(shape, dtype=predictions.dtype)
             self._logits = np.zeros((*shape, width), dtype=_numbers(judged.logits[:0]).dtype)
-        self._losses[np.ix_(rows, positions)] = losses
+        self._losses[_grid(rows, positions)] = losses
         self._labels[items] = labels[: len(items)]
-        self._predictions[np.ix_(rows, items)] = predictions.reshape(len(rows), -1)
+        self._predictions[_grid(rows, items)] = predictions.reshape(len(rows), -1)
         if self._keeps:
             logits = _numbers(judged.logits)
             if not np.isfinite(logits).all():
                 raise NonFinite("a logit", f"an example of {where}")
-            self._logits[np.ix_(rows, items)] = logits.reshape(len(rows), len(items), -1)
+            self._logits[_grid(rows, items)] = logits.reshape(len(rows), len(items), -1)
 
     def near_ties(self, rows: Sequence[int], positions: Sequence[int], dtype: str) -> list[tuple[int, int]]:
         """(row, example) pairs with an item whose two greatest logits are closer than re-batching can move them."""
@@ -62,7 +62,7 @@ class Table:
         if limit is None or self._logits is None:
             return []
         items = self._at(positions)
-        best = np.partition(self._logits[np.ix_(rows, items)], -2, axis=-1)[..., -2:]
+        best = np.partition(self._logits[_grid(rows, items)], -2, axis=-1)[..., -2:]
         near = best[..., 1] - best[..., 0] < limit
         owners = np.repeat(np.asarray(positions), self.counts[list(positions)])
         found = {(rows[int(row)], int(owners[item])) for row, item in np.argwhere(near)}
@@ -70,14 +70,17 @@ class Table:
 
     def raw(self, row: int) -> RawResults:
         """One mask's results."""
-        assert self._labels is not None and self._predictions is not None and self._logits is not None
+        assert self._labels is not None
+        assert self._predictions is not None
+        assert self._logits is not None
         losses = self._losses[row]
         assert np.isfinite(losses).all()
         return RawResults(losses, self.counts, self._labels, self._predictions[row], self._logits[row])
 
     def copy(self, source: int, row: int) -> None:
         """The results of a mask that is the same as another."""
-        assert self._predictions is not None and self._logits is not None
+        assert self._predictions is not None
+        assert self._logits is not None
         for array in (self._losses, self._predictions, self._logits):
             array[row] = array[source]
 
@@ -93,3 +96,8 @@ def _items(labels: Any) -> int:
 def _numbers(tensor: Tensor) -> Array:
     found: Array = tensor.cpu().numpy()
     return found
+
+
+def _grid(rows: Sequence[int], columns: Sequence[int] | Array) -> tuple[Array, Array]:
+    """An index of all of these rows by all of these columns."""
+    return np.asarray(rows)[:, None], np.asarray(columns)[None, :]

@@ -22,7 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from pytest_bertology.errors import InvalidGate
 
-_patching = threading.Lock()
+_patching = threading.RLock()
 _SOFTMAX = {torch.softmax, torch.special.softmax, functional.softmax, Tensor.softmax}
 _ATTENTION = functional.scaled_dot_product_attention
 _WHOLE = {functional.multi_head_attention_forward, getattr(torch, "_native_multi_head_attention", None)}

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pytest_bertology.models.attention import Asked, answering
 from pytest_bertology.models.modules import is_linear
+from pytest_bertology.models.narrowing import narrowed, replaced
 from pytest_bertology.models.sites import Site
 
 if TYPE_CHECKING:
@@ -205,30 +206,61 @@ def recorded(model: ModelUnderTest, layers: Layers, keep: Sequence[int] | None =
 
 @contextmanager
 def resumed(
-    model: ModelUnderTest, layers: Layers, recording: Recording, site: int, copies: int, *, context: bool
+    model: ModelUnderTest,
+    layers: Layers,
+    recording: Recording,
+    site: int,
+    copies: int,
+    *,
+    context: bool,
+    rows: Tensor | None = None,
 ) -> Iterator[None]:
     """Forward passes in the context start at a site: what runs before it is taken from the recording.
 
     The batch holds the recorded examples `copies` times, one copy after the other. With `context` the site's own
-    attention is taken from the recording as well; otherwise its block runs whole.
+    attention is taken from the recording as well; otherwise its block runs whole. With `rows` (examples, n), tokens
+    of the recorded examples, the last block computes nothing but those (see `narrowed`).
     """
-    start = layers.block_of(site)
+    start, last = layers.block_of(site), len(layers.blocks) - 1
+    known = _tiled(recording.contexts[site], copies, model.sites[site].batch_axis) if context else None
     with ExitStack() as stack:
         if start:
             given = _repeated(recording.results[start - 1], layers.blocks[start - 1].batched, copies)
             for block in layers.blocks[:start]:
-                stack.enter_context(_replaced(block.module, lambda *args, **kwargs: given))
-        if context:
-            place, known = model.sites[site], recording.contexts[site]
-            received = _tiled(known, copies, place.batch_axis)
-            for module in layers.feeders[site]:
-                stack.enter_context(_replaced(module, _zeros(module)))
-            hook = place.projection.register_forward_pre_hook(
-                lambda module, args, kwargs: place.replaced(args, kwargs, received), with_kwargs=True, prepend=True
-            )
-            stack.callback(hook.remove)
-            attention = model.model.get_submodule(place.attention)
-            stack.enter_context(answering(lambda call: _nothing(call) if call.module is attention else None))
+                stack.enter_context(replaced(block.module, lambda *args, **kwargs: given))
+        if rows is not None:
+            stack.enter_context(narrowed(model, layers, _tiled(rows, copies, 0), known if start == last else None))
+        if known is not None and (rows is None or start < last):
+            stack.enter_context(_arriving(model, layers, site, known))
+        yield
+
+
+@contextmanager
+def handed(layers: Layers, recording: Recording) -> Iterator[Tensor]:
+    """Forward passes in the context skip all layers; gives the last one's states, by which they can be derived."""
+    given = recording.results[-1]
+    leaves, spec = tree_flatten(given)
+    states = leaves[0].detach().clone().requires_grad_()
+    with ExitStack() as stack:
+        for block in layers.blocks:
+            result = tree_unflatten([states, *leaves[1:]], spec)
+            stack.enter_context(replaced(block.module, lambda *args, result=result, **kwargs: result))
+        yield states
+
+
+@contextmanager
+def _arriving(model: ModelUnderTest, layers: Layers, site: int, contexts: Tensor) -> Iterator[None]:
+    """What a site's projection receives is known, and its attention computes nothing."""
+    place = model.sites[site]
+    attention = model.model.get_submodule(place.attention)
+    with ExitStack() as stack:
+        for module in layers.feeders[site]:
+            stack.enter_context(replaced(module, _zeros(module)))
+        hook = place.projection.register_forward_pre_hook(
+            lambda module, args, kwargs: place.replaced(args, kwargs, contexts), with_kwargs=True, prepend=True
+        )
+        stack.callback(hook.remove)
+        stack.enter_context(answering(lambda call: _nothing(call) if call.module is attention else None))
         yield
 
 
@@ -263,13 +295,3 @@ def _tiled(tensor: Tensor, copies: int, axis: int) -> Tensor:
     times = [1] * tensor.ndim
     times[axis] = copies
     return tensor.repeat(times)
-
-
-@contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward for a module, for the length of the context."""
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del module.forward
