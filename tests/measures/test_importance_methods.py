@@ -579,7 +579,7 @@ def loss_of(model, inputs):
 
 
 def by_script(model, rows, per_layer, min_max):
-    """`compute_heads_importance` of run_bertology.py, at batch size 1; the gates' gradient is zeroed between batches."""
+    """`compute_heads_importance` of run_bertology.py at batch size 1, the gates zeroed of gradients between batches."""
     shape = (len(projections(model)), model.config.num_attention_heads)
     head_importance, tot_tokens = torch.zeros(shape, dtype=torch.float64), 0.0
     head_mask = torch.ones(shape, dtype=model.dtype, requires_grad=True)
