@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_bertology.checks import explain, explain_early
 from pytest_bertology.checks.drops import check_tolerance, drop_details
-from pytest_bertology.checks.verdicts import Verdict, give
+from pytest_bertology.checks.verdicts import CheckFailed, Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
@@ -74,13 +74,7 @@ def assert_metric_retained(
         found = retention_or_refutation(model, task, judged, required, structural=structural)
     else:
         found = retention(model, task, judged, confidence=confidence, structural=structural)
-    if isinstance(found, Refutation):
-        verdict = _early_verdict(model, found, required, structural)
-        give(verdict, lambda: explain_early.refuted(model, found, required, why, structural=structural))
-        raise AssertionError("unreachable: a refutation is a failed check")
-    verdict = _verdict(model, found, required, structural)
-    give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why, structural=structural))
-    return found
+    return _judged(model, found, required, why, structural)
 
 
 def assert_heads_prunable(
@@ -122,6 +116,22 @@ def _mask(
         )
         raise NoHeadSelected(what, "Say which heads to mask.")
     return judged, ""
+
+
+def _judged(
+    model: ModelUnderTest, found: Retention | Refutation, required: Requirement, why: str, structural: bool
+) -> Retention:
+    """What was found, where it is within the requirement; raises CheckFailed otherwise."""
+    __tracebackhide__ = True
+    if isinstance(found, Refutation):
+        verdict = _early_verdict(model, found, required, structural)
+        message = explain_early.refuted(model, found, required, why, structural=structural)
+        give(verdict, lambda: message)
+        raise CheckFailed(message, verdict)
+    tolerance, relative = required.tolerance, required.relative
+    verdict = _verdict(model, found, required, structural)
+    give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why, structural=structural))
+    return found
 
 
 def _verdict(model: ModelUnderTest, found: Retention, required: Requirement, structural: bool) -> Verdict:

@@ -502,7 +502,7 @@ def test_the_mask_is_in_force_in_checks(suite, mask_file):
         from pytest_bertology import assert_metric_retained
 
         def test_retained(bertology_model, bertology_task):
-            found = assert_metric_retained(bertology_model, bertology_task, tolerance=1.0)
+            found = assert_metric_retained(bertology_model, bertology_task, tolerance=0.99)
             assert [str(head) for head in found.heads] == ["L0H2"]
             assert not found.baseline.mask.masked
         """,

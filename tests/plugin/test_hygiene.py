@@ -67,7 +67,7 @@ REAL = """
     from pytest_bertology.strategies import head_sets
 
     def test_retained(bertology_model, bertology_task):
-        assert_metric_retained(bertology_model, bertology_task, prune=0.5, tolerance=1.0, confidence=0.9)
+        assert_metric_retained(bertology_model, bertology_task, prune=0.5, tolerance=0.99, confidence=0.9)
 
     def test_top(head_importance):
         assert_heads_in_top(head_importance, head_importance.top(2), k=2)
