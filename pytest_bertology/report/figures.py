@@ -6,13 +6,14 @@ Figures are objects of their own, made without pyplot: nothing is shown, nothing
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_bertology.errors import InvalidArgument, MissingExtra
-from pytest_bertology.heads import Head, HeadMap, HeadScores
+from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.measures.ablation import AblationReport
 from pytest_bertology.measures.all_but_one import AllButOneReport
 from pytest_bertology.measures.curve import PruningCurve
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu"
-_CELL = 0.34
-"""Inches per head and layer: twelve by twelve heads fit a page."""
+_CELL, _PANEL = 0.34, 2.4
+"""Inches per head and layer, and of a panel at least: twelve by twelve heads fit a page."""
 _MOST_LABELS = 16
 
 
@@ -55,8 +56,8 @@ def heat_map(
     Scores of either sign are coloured around a white zero, what is worse in red. `label` names the colour bar
     (default: the method); heads in `marked` carry a star.
     """
-    figure = _new_figure(*_size(scores.heads))
     panels = _panels(scores)
+    figure = _new_figure(*_size(panels.values()))
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=[table.shape[1] for table in panels.values()])[0]
     colours = _colours(scores, worse_is_negative)
     for axis, (stack, table) in zip(axes, panels.items(), strict=True):
@@ -67,8 +68,10 @@ def heat_map(
             getattr(axis, f"set_{side}ticks")(range(0, count, -(-count // _MOST_LABELS)))
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
+        _outline(axis, table)
         _mark(axis, image, table, [head for head in marked if head.stack == stack])
-    bar = figure.colorbar(image, ax=list(axes), label=label or scores.method, shrink=0.9)
+    bar = figure.colorbar(image, ax=list(axes), aspect=25)
+    bar.set_label(fill(label or scores.method, int(11 * figure.get_figheight()) - 12))
     bar.outline.set_visible(False)
     return _titled(figure, title)
 
@@ -130,15 +133,15 @@ def _new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("drawing a figure", "matplotlib", "figures") from None
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return Figure(figsize=(width, height), dpi=150, layout="compressed")
 
 
-def _size(heads: HeadMap) -> tuple[float, float]:
+def _size(panels: Collection[Array]) -> tuple[float, float]:
     """Inches: room for every head, and for labels and colour bar."""
-    stacks = [counts for counts in heads.to_stacks().values() if any(counts)]
-    width = sum(max(counts) * _CELL + 0.8 for counts in stacks)
-    height = max(len(counts) for counts in stacks) * _CELL
-    return min(20.0, max(4.5, width + 1.2)), min(20.0, max(2.6, height + 1.4))
+    rows, widest = max(len(table) for table in panels), max(table.shape[1] for table in panels)
+    cell = min(1.0, max(_CELL, _PANEL / max(rows, widest)))
+    width = sum(table.shape[1] * cell + 0.7 for table in panels) + 1.4
+    return min(20.0, max(4.0, width)), min(20.0, max(2.0, rows * cell) + 1.5)
 
 
 def _panels(scores: HeadScores) -> Mapping[str | None, Array]:
@@ -163,6 +166,15 @@ def _colours(scores: HeadScores, worse_is_negative: bool) -> dict[str, Any]:
     return {"cmap": _SEQUENTIAL, "vmin": 0.0, "vmax": high or 1.0}
 
 
+def _outline(axis: Any, table: Array) -> None:
+    """A thin line around each head, so that a head of score zero is not taken for none."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(np.isfinite(table))]
+    axis.add_collection(PatchCollection(cells, facecolor="none", edgecolor="0.8", linewidth=0.4))
+
+
 def _mark(axis: Any, image: Any, table: Array, heads: Collection[Head]) -> None:
     """Stars that can be seen on any colour."""
     for head in heads:
@@ -173,7 +185,8 @@ def _mark(axis: Any, image: Any, table: Array, heads: Collection[Head]) -> None:
 
 def _titled(figure: Figure, title: str | None) -> Figure:
     if title:
-        figure.suptitle(title, fontsize=11, parse_math=False)  # a name may hold dollar signs
+        lines = "\n".join(fill(line, int(11 * figure.get_figwidth()) - 4) for line in title.splitlines())
+        figure.suptitle(lines, fontsize=11, parse_math=False)  # a name may hold dollar signs
     return figure
 
 
