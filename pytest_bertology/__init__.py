@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
     from pytest_bertology.models.blocks import Blocks, blocks
+    from pytest_bertology.search.finding import find_prunable_heads
+    from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
     from pytest_bertology.tasks import Task, load_task
 
 _HOMES = {
@@ -71,12 +73,15 @@ _HOMES = {
     "Outcomes": "measures.evaluation",
     "PrunedModel": "measures.structural",
     "PruningCurve": "measures.curve",
+    "PruningResult": "search.result",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
     "Sizes": "checks.costs",
     "Sparsity": "measures.sparsity",
     "Task": "tasks",
+    "TaskScores": "search.result",
     "Timing": "measures.timing",
+    "TraceStep": "search.result",
     "UnitMap": "heads",
     "WeightChanges": "measures.weights",
     "ZeroPattern": "measures.sparsity",
@@ -102,6 +107,7 @@ _HOMES = {
     "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
     "evaluate": "measures.evaluation",
+    "find_prunable_heads": "search.finding",
     "head_importance": "measures.importance",
     "layer_similarity": "measures.layer_contribution",
     "load_model": "models",
@@ -134,12 +140,15 @@ __all__ = [  # noqa: RUF022
     "Outcomes",
     "PrunedModel",
     "PruningCurve",
+    "PruningResult",
     "ResultStore",
     "Retention",
     "Sizes",
     "Sparsity",
     "Task",
+    "TaskScores",
     "Timing",
+    "TraceStep",
     "UnitMap",
     "WeightChanges",
     "ZeroPattern",
@@ -165,6 +174,7 @@ __all__ = [  # noqa: RUF022
     "choose_layers",
     "cost",
     "evaluate",
+    "find_prunable_heads",
     "head_importance",
     "layer_similarity",
     "load_model",

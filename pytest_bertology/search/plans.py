@@ -1,0 +1,111 @@
+"""What is searched for, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_bertology.engine.batching import Batching
+from pytest_bertology.errors import InvalidArgument, UndefinedScore
+from pytest_bertology.heads import HeadScores
+from pytest_bertology.heads.maps import is_whole
+from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
+from pytest_bertology.measures.ordering import check_by, check_least
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.search.held_out import HeldOut
+from pytest_bertology.tasks.metrics import Metric
+from pytest_bertology.tasks.task import Task
+
+SEARCHES = ("greedy", "threshold", "beam", "astar")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arguments of a search, as `find_prunable_heads` describes them."""
+
+    relative: bool = False
+    search: str = "greedy"
+    held_out: HeldOut = None
+    budget: int | None = None
+    seconds: float | None = None
+    least_per_layer: int = 0
+    by: str | HeadScores = "gradient"
+    step: float = 0.1
+    beam: int = 4
+    seed: int = 0
+    resume: Path | None = None
+    batching: Batching | None = None
+
+    def check(self, model: ModelUnderTest) -> None:
+        """Raise InvalidArgument for what is no valid value."""
+        check_has_heads(model)
+        check_by(model, self.by)
+        check_least(model, self.least_per_layer)
+        if self.search not in SEARCHES:
+            raise InvalidArgument("search", self.search, f"one of {', '.join(SEARCHES)}")
+        for name, value in (("budget", self.budget), ("beam", self.beam)):
+            if value is not None and (not is_whole(value) or value < 1):
+                raise InvalidArgument(name, value, "a whole number from 1")
+        if not is_whole(self.seed) or self.seed < 0:
+            raise InvalidArgument("seed", self.seed, "a whole number from 0")
+        if self.seconds is not None and not (_is_number(self.seconds) and self.seconds > 0.0):
+            raise InvalidArgument("seconds", self.seconds, "a number above 0")
+        if not _is_number(self.step) or not 0.0 < self.step <= 1.0:
+            raise InvalidArgument("step", self.step, "a share of the heads above 0 and up to 1, such as 0.1")
+
+    def identity(self) -> dict[str, Any]:
+        """All of it that decides which sets a search looks at, as far as this search goes by it. Budgets do not."""
+        found: dict[str, Any] = {
+            "search": self.search,
+            "relative": self.relative,
+            "least_per_layer": self.least_per_layer,
+            "batching": repr(self.batching or Batching()),
+        }
+        if self.search in ("threshold", "astar"):
+            found["by"] = self.by if isinstance(self.by, str) else self.by.values.tolist()
+            found["seed"] = self.seed
+        if self.search == "threshold":
+            found["step"] = self.step
+        if self.search == "beam":
+            found["beam"] = self.beam
+        return found
+
+    def limit(self, metric: Metric, floor: float, baseline: float) -> float:
+        """The floor in units of the metric; raises UndefinedScore for a share of 0."""
+        if not self.relative:
+            return floor
+        if baseline == 0.0:
+            raise UndefinedScore("the relative floor", f"the baseline {metric.name} is 0")
+        worse = (1.0 - floor) if metric.higher_is_better else (1.0 / floor - 1.0)
+        return baseline - worse * abs(baseline) if metric.higher_is_better else baseline + worse * abs(baseline)
+
+
+def floors_of(
+    model: ModelUnderTest, task: Task | Mapping[Task, float], floor: float | None, relative: bool
+) -> dict[Task, float]:
+    """Each task's floor; raises InvalidArgument."""
+    if isinstance(task, Mapping) and task:
+        check_model(model)
+        for one in task:
+            check_model_and_task(model, one)
+        if floor is not None:
+            raise InvalidArgument("floor", floor, "nothing where `task` maps tasks to their floors")
+        floors = dict(task)
+    else:
+        check_model_and_task(model, task)
+        assert isinstance(task, Task)
+        floors = {task: floor}  # type: ignore[dict-item]
+    for value in floors.values():
+        if not _is_number(value) or not np.isfinite(value):
+            raise InvalidArgument("floor", value, "the worst score allowed, in units of the metric, such as 0.85")
+        if relative and not 0.0 < value <= 1.0:
+            raise InvalidArgument("floor", value, "a share of the baseline above 0 and up to 1 (relative=True)")
+    return {one: float(value) for one, value in floors.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
