@@ -81,7 +81,7 @@ def test_the_verdict_is_told_and_made_of_primitives(model, task):
     heard: list[Verdict] = []
 
     with hearing(heard.append):
-        assert_layers_droppable(model, task, "top", 1, 0.99, relative=True)
+        assert_layers_droppable(model, task, "top", 1, 100.0, metric="loss", relative=True)
 
     (verdict,) = heard
     assert verdict.check == "assert_layers_droppable"

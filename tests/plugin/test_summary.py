@@ -403,7 +403,8 @@ def test_thresholds_of_numpy_are_plain_in_the_report(suite):
 
         def test_numpy(bertology_model, bertology_task):
             heads = numpy.array([[0, 1]])
-            assert_metric_retained(bertology_model, bertology_task, heads=[tuple(heads[0])], tolerance=numpy.float64(0.9))
+            tolerance = numpy.float64(0.9)
+            assert_metric_retained(bertology_model, bertology_task, heads=[tuple(heads[0])], tolerance=tolerance)
             assert_metric_retained(
                 bertology_model, bertology_task, prune=numpy.float64(0.5), tolerance=0.99, confidence=numpy.float64(0.9)
             )
