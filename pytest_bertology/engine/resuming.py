@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_bertology.engine.batching import Batch, collate
 from pytest_bertology.engine.encoding import IGNORED, Encoded, lengths
@@ -33,6 +35,8 @@ class Way:
     """Whether several masks may share a batch."""
     narrows: bool = False
     """Whether the last layer need only be computed at the tokens that are read."""
+    queries: tuple[nn.Module, ...] = ()
+    """Linear maps of that layer that need only be computed there too."""
     gathers: bool = False
     """Whether a language model's output embedding need only be applied at the tokens that are judged."""
     reason: str = ""
@@ -68,9 +72,10 @@ def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
         gathers = gathers and all(trial.gathers(site, context) for site, context in ends.items())
         rows = needed_rows(model, layers, trial.recording, batch, encoded.objective)
         narrows = rows is not None and all(trial.narrows(site, context, rows) for site, context in ends.items())
+        queries = trial.queries(rows, contexts[0]) if narrows and rows is not None else ()
     except CannotResume as error:
         return Way(None, (), stacks, reason=str(error))
-    return Way(layers, contexts, stacks, narrows, gathers)
+    return Way(layers, contexts, stacks, narrows, queries, gathers)
 
 
 def needed_rows(
@@ -155,6 +160,21 @@ class _Trial:
         fewer = self._resumed(site, gates, 1, context, rows=rows)
         return fewer is not None and self._same(self._run(gates), fewer, exact=False)
 
+    def queries(self, rows: Tensor, context: bool) -> tuple[nn.Module, ...]:
+        """The linear maps of the last layer that give the same logits when computed at these tokens alone."""
+        first = min(range(len(self.model.sites)), key=self.layers.order.__getitem__)
+        last = self.layers.blocks[-1].sites[0]
+        if first == last:
+            return ()
+        gates = self._closed(first)
+        whole = self._resumed(first, gates, 1, context, rows=rows)
+        found = []
+        for module in self.layers.feeders[last]:
+            fewer = self._resumed(first, gates, 1, context, rows=rows, queries=(module,))
+            if whole is not None and fewer is not None and self._same(whole, fewer, exact=False):
+                found.append(module)
+        return tuple(found)
+
     def _closed(self, site: int) -> list[Tensor | None]:
         """The first head of a site masked."""
         return self._gates(site, torch.tensor([0.0] + [1.0] * (self.model.sites[site].heads - 1)))
@@ -176,10 +196,12 @@ class _Trial:
         context: bool,
         *,
         rows: Tensor | None = None,
+        queries: Sequence[nn.Module] = (),
         gather: bool = False,
     ) -> Tensor | None:
+        options: dict[str, Any] = {"context": context, "rows": rows, "queries": queries}
         try:
-            with resumed(self.model, self.layers, self.recording, site, copies, context=context, rows=rows):
+            with resumed(self.model, self.layers, self.recording, site, copies, **options):
                 return self._run(gates, copies, gather=gather)
         except Exception:  # noqa: BLE001 - whatever the model makes of it: it is not run this way
             return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,7 +133,8 @@ class _Sweeper:
             skipped: frozenset[int] = frozenset()
             if layers is not None and recording is not None:
                 context = self.way.contexts[site]
-                stack.enter_context(resumed(self.model, layers, recording, site, len(rows), context=context, rows=read))
+                options: dict[str, Any] = {"context": context, "rows": read, "queries": self.way.queries}
+                stack.enter_context(resumed(self.model, layers, recording, site, len(rows), **options))
                 skipped = layers.before(site)
             stack.enter_context(self.model.gated(self._together(rows, len(batch.positions), skipped)))
             judged = judge(self.model, repeated(batch, len(rows)), self.encoded.objective, gather=self.way.gathers)

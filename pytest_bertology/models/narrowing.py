@@ -7,8 +7,8 @@ attention has for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +40,13 @@ def can_narrow(model: ModelUnderTest, layers: Layers) -> bool:
 
 
 @contextmanager
-def narrowed(model: ModelUnderTest, layers: Layers, rows: Tensor, known: Tensor | None) -> Iterator[None]:
+def narrowed(
+    model: ModelUnderTest, layers: Layers, rows: Tensor, known: Tensor | None, queries: Sequence[nn.Module] = ()
+) -> Iterator[None]:
     """The last layer computes its states at the tokens `rows` (examples, n) alone, and gives zeros elsewhere.
 
-    `known` is what its projection would receive, of all tokens; None: its attention is computed.
+    `known` is what its projection would receive, of all tokens; None: its attention is computed. `queries` are linear
+    maps of which only those tokens' results matter.
     """
     block = layers.blocks[-1]
     place = model.sites[block.sites[0]]
@@ -62,7 +65,7 @@ def narrowed(model: ModelUnderTest, layers: Layers, rows: Tensor, known: Tensor 
                 return found
             return call.query.new_zeros(*rows.shape, call.query.shape[1], call.value.shape[-1])
 
-        found = None if known is not None else _attended(whole, attention, args, kwargs, rows)
+        found = None if known is not None else _attended(whole, attention, args, kwargs, rows, queries)
         arguments = ((few, *args[1:]), kwargs) if key is None else (args, {**kwargs, key: few})
         with answering(contexts):
             result = whole(*arguments[0], **arguments[1])
@@ -87,7 +90,12 @@ def narrowed(model: ModelUnderTest, layers: Layers, rows: Tensor, known: Tensor 
 
 
 def _attended(
-    whole: Callable[..., Any], attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], rows: Tensor
+    whole: Callable[..., Any],
+    attention: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rows: Tensor,
+    queries: Sequence[nn.Module],
 ) -> Tensor:
     """The contexts (examples, n, heads, width) of these tokens, of whole examples."""
     asked: list[Asked] = []
@@ -97,11 +105,11 @@ def _attended(
             asked.append(call)
             raise _Reached
 
-    try:
-        with answering(reach):
-            whole(*args, **kwargs)
-    except _Reached:
-        pass
+    with suppress(_Reached), ExitStack() as stack:
+        for module in queries:
+            stack.enter_context(replaced(module, _only_at(rows, module.forward)))
+        stack.enter_context(answering(reach))
+        whole(*args, **kwargs)
     (call,) = asked
     query, mask = _at(call.query, rows, 2), call.mask
     causal = call.options.get("is_causal")
@@ -114,6 +122,17 @@ def _attended(
     elif mask is not None and mask.shape[2] > 1:
         mask = _at(mask.expand(len(rows), *mask.shape[1:]), rows, 2)
     return call.answered(query, mask, is_causal=False)
+
+
+def _only_at(rows: Tensor, forward: Callable[..., Any]) -> Callable[..., Tensor]:
+    """A linear map at these tokens alone, and zeros elsewhere."""
+
+    def few(states: Tensor) -> Tensor:
+        made: Tensor = forward(_at(states, rows, 1))
+        full = made.new_zeros(*states.shape[:2], *made.shape[2:])
+        return full.scatter_(1, _index(full, rows, 1), made)
+
+    return few
 
 
 def _at(tensor: Tensor, rows: Tensor, axis: int) -> Tensor:

@@ -214,12 +214,13 @@ def resumed(
     *,
     context: bool,
     rows: Tensor | None = None,
+    queries: Sequence[nn.Module] = (),
 ) -> Iterator[None]:
     """Forward passes in the context start at a site: what runs before it is taken from the recording.
 
     The batch holds the recorded examples `copies` times, one copy after the other. With `context` the site's own
     attention is taken from the recording as well; otherwise its block runs whole. With `rows` (examples, n), tokens
-    of the recorded examples, the last block computes nothing but those (see `narrowed`).
+    of the recorded examples, the last block computes nothing but those, nor do its maps `queries` (see `narrowed`).
     """
     start, last = layers.block_of(site), len(layers.blocks) - 1
     known = _tiled(recording.contexts[site], copies, model.sites[site].batch_axis) if context else None
@@ -229,7 +230,9 @@ def resumed(
             for block in layers.blocks[:start]:
                 stack.enter_context(replaced(block.module, lambda *args, **kwargs: given))
         if rows is not None:
-            stack.enter_context(narrowed(model, layers, _tiled(rows, copies, 0), known if start == last else None))
+            stack.enter_context(
+                narrowed(model, layers, _tiled(rows, copies, 0), known if start == last else None, queries)
+            )
         if known is not None and (rows is None or start < last):
             stack.enter_context(_arriving(model, layers, site, known))
         yield
