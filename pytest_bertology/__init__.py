@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         assert_specialised_heads_survive,
     )
     from pytest_bertology.checks.layers import assert_layers_droppable
+    from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
     from pytest_bertology.checks.structure import assert_prune_equals_mask
@@ -96,9 +97,11 @@ _HOMES = {
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
+    "assert_prunable": "checks.pruning_search",
     "assert_prune_equals_mask": "checks.structure",
     "assert_ranking_agrees": "checks.ranking",
     "assert_same_outputs": "checks.candidates",
+    "assert_shared_mask": "checks.pruning_search",
     "assert_smaller": "checks.costs",
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
@@ -163,9 +166,11 @@ __all__ = [  # noqa: RUF022
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
+    "assert_prunable",
     "assert_prune_equals_mask",
     "assert_ranking_agrees",
     "assert_same_outputs",
+    "assert_shared_mask",
     "assert_smaller",
     "assert_sparsity",
     "assert_sparsity_preserved",

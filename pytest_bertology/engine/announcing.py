@@ -38,6 +38,16 @@ def listening(listener: Callable[[Announcement], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+@contextmanager
+def unannounced() -> Iterator[None]:
+    """Announce nothing of what is computed within the context."""
+    token = _within.set(True)
+    try:
+        yield
+    finally:
+        _within.reset(token)
+
+
 def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Announce what the function returns for a model and a task, its first two arguments.
 

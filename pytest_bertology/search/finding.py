@@ -16,7 +16,7 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search import ways
 from pytest_bertology.search.checkpoints import Checkpoint
 from pytest_bertology.search.held_out import HeldOut, parts
-from pytest_bertology.search.judging import Budget, Found, Goal, Judge, Spent, measure
+from pytest_bertology.search.judging import Budget, Found, Goal, Judge, Stopped, measure
 from pytest_bertology.search.plans import Plan, floors_of
 from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
 from pytest_bertology.search.space import Space, idle_heads
@@ -80,9 +80,14 @@ def find_prunable_heads(
 
 
 def search_heads(
-    model: ModelUnderTest, task: Task | Mapping[Task, float], floor: float | None, plan: Plan
+    model: ModelUnderTest,
+    task: Task | Mapping[Task, float],
+    floor: float | None,
+    plan: Plan,
+    *,
+    enough: int | None = None,
 ) -> PruningResult:
-    """`find_prunable_heads` without its warning."""
+    """`find_prunable_heads` without its warning; with `enough`, it ends once so many heads were found."""
     floors = floors_of(model, task, floor, plan.relative)
     plan.check(model)
     space = _space(model, plan)
@@ -97,7 +102,7 @@ def search_heads(
     }
     checkpoint = Checkpoint(plan.resume, identity)
     goals = _goals(model, searched, limits, plan, checkpoint)
-    judge = Judge(model, goals, space, checkpoint, Budget(plan.budget, plan.seconds), plan.batching)
+    judge = Judge(model, goals, space, checkpoint, Budget(plan.budget, plan.seconds, enough), plan.batching)
     trace: list[TraceStep] = []
     stopped = None
     try:
@@ -107,8 +112,8 @@ def search_heads(
             ways.astar(judge, plan.by, plan.seed, trace.append)
         else:
             ways.beam(judge, plan.beam if plan.search == "beam" else 1, trace.append)
-    except Spent as spent:
-        stopped = str(spent)
+    except Stopped as stop:
+        stopped = str(stop)
     return _result(judge, list(zip(goals, held_out, limits, strict=True)), plan, stopped, tuple(trace))
 
 

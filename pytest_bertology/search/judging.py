@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_bertology.engine.announcing import unannounced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.errors import UndefinedScore
@@ -28,8 +29,8 @@ _ROUNDING = 1e-9
 """A score of 0.9 times 0.7 reaches 0.63, whatever binary fractions make of it."""
 
 
-class Spent(Exception):
-    """The budget of a search is used up; says which."""
+class Stopped(Exception):
+    """A search ends before its end; says why."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Budget:
 
     evaluations: int | None = None
     seconds: float | None = None
+    enough: int | None = None
+    """Heads that need not be exceeded."""
 
 
 class Judge:
@@ -111,7 +114,7 @@ class Judge:
         return len(self._counted)
 
     def judge(self, sets: Sequence[int], near: int) -> list[Found]:
-        """What masking each of these sets gives, cheapest where they are like the set `near`. Raises Spent."""
+        """What masking each of these sets gives, cheapest where they are like the set `near`. Raises Stopped."""
         examples = sum(len(goal.task) for goal in self.goals)
         title = f"{self.goals[0].task.name}, sets of {sets[0].bit_count() if sets else 0} heads"
         with tracked(title, len(sets) * examples) as show:
@@ -125,10 +128,11 @@ class Judge:
         """A number per head to order heads by under this set: the mean over tasks of their normalised importance."""
         if bits not in self._checkpoint.rankings:
             mask = self.space.mask(bits)
-            each = [
-                ordering_scores(self.model, goal.task, by, mask, seed=seed, batching=self._batching).values
-                for goal in self.goals
-            ]
+            with unannounced():  # steps on the way, not results
+                each = [
+                    ordering_scores(self.model, goal.task, by, mask, seed=seed, batching=self._batching).values
+                    for goal in self.goals
+                ]
             self._checkpoint.rankings[bits] = np.mean(each, axis=0).tolist()
             self._checkpoint.save()
         return self._checkpoint.rankings[bits]
@@ -137,6 +141,12 @@ class Judge:
         """Of the sets that keep every floor, the largest; of those the one of the best quality."""
         holding = [found for found in self.found.values() if found.holds]
         return min(holding, key=lambda f: (-f.bits.bit_count(), *self.rank(f)), default=None)
+
+    def stop_at_enough(self) -> None:
+        """Raise Stopped where so many heads were found that no more are asked for."""
+        best = self.best() if self.budget.enough is not None else None
+        if best is not None and best.bits.bit_count() >= (self.budget.enough or 0):
+            raise Stopped(f"the {self.budget.enough} heads asked for were found")
 
     def rank(self, found: Found) -> tuple[float, float, tuple[int, ...]]:
         """Orders sets of one size, the best first."""
@@ -174,7 +184,7 @@ class Judge:
             stop += 1
         seconds = self._seconds_left()
         if seconds is not None and seconds <= 0.0:
-            raise Spent(f"its {self.budget.seconds:g} seconds")
+            raise Stopped(f"its {self.budget.seconds:g} seconds were over")
         missing = [key for key in new if key not in self._checkpoint.evaluated]
         if missing:
             self._evaluate(missing, near)
@@ -182,7 +192,7 @@ class Judge:
         for bits in sets[done:stop]:
             self._keep(bits)
         if out:
-            raise Spent(f"its budget of {self.budget.evaluations} evaluations")
+            raise Stopped(f"its budget of {self.budget.evaluations} evaluations was used up")
         return stop
 
     def _evaluate(self, keys: Sequence[int], near: int) -> None:

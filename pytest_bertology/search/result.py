@@ -36,7 +36,7 @@ class TraceStep:
     """What a search saw at one size."""
 
     phase: str
-    """"threshold", "greedy", "beam of 4" or "all sets"."""
+    """"threshold", "greedy", "beam of 4" or "all sets" (of a size)."""
     masked: int
     """Heads in the sets, beyond masks in force."""
     tried: int
@@ -71,7 +71,7 @@ class PruningResult:
     """The size of the largest set not shown to miss the floor: no set larger than this keeps it."""
     search: str
     stopped: str | None
-    """Which budget ended the search early, or None."""
+    """Why the search ended early, or None."""
     trace: tuple[TraceStep, ...]
 
     @property
@@ -115,7 +115,7 @@ class PruningResult:
         each = "; ".join(f"{t.metric.name} {t.score:.4f} of {t.baseline:.4f}" for t in self.tasks)
         kept = "" if self.holds else ", floor not kept"
         return (
-            f"PruningResult({count} of {total} heads{kept}, {each}, {self._held_out()}, {self._proof()}, "
+            f"PruningResult({count} of {total} heads{kept}, {each}, {self._held_out()}, {self.proof()}, "
             f"{self.evaluations} evaluations by {self.search})"
         )
 
@@ -137,7 +137,7 @@ class PruningResult:
                 )
         if self.held_out_holds is None:
             lines.append("  not judged on held-out data: give held_out=")
-        lines.append(f"  {self._proof()}; {self.evaluations} evaluations{self._ended()}")
+        lines.append(f"  {self.proof()}; {self.evaluations} evaluations{self._ended()}")
         lines += [f"  heads: {describe_heads(self.heads)}"] if self.heads else []
         return "\n".join(lines)
 
@@ -147,7 +147,8 @@ class PruningResult:
         scores = "; ".join("-" if t.held_out_score is None else f"{t.held_out_score:.4f}" for t in self.tasks)
         return f"held out {scores}" + ("" if self.held_out_holds else " (floor missed)")
 
-    def _proof(self) -> str:
+    def proof(self) -> str:
+        """How far from the largest set this one may be, in words."""
         if self.proven_optimal:
             return "proven optimal"
         if self.distance == 0:
@@ -155,4 +156,4 @@ class PruningResult:
         return f"not proven: sets of up to {self.bound} heads are not excluded"
 
     def _ended(self) -> str:
-        return f", ended by {self.stopped}" if self.stopped else ""
+        return f"; ended early: {self.stopped}" if self.stopped else ""

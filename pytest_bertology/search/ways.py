@@ -29,7 +29,7 @@ def threshold(judge: Judge, by: str | HeadScores, step: float, seed: int, note: 
         more = space.grown(current, order, count)
         if more == current:
             return
-        note(_step(judge, "threshold", judge.judge([more], near=current)))
+        _tell(note, judge, "threshold", judge.judge([more], near=current))
         current = more
 
 
@@ -44,7 +44,7 @@ def beam(judge: Judge, width: int, note: Note) -> None:
             grown |= {found.bits: found for found in judge.judge(sets, near=current)}
         if not grown:
             return
-        note(_step(judge, phase, grown.values()))
+        _tell(note, judge, phase, grown.values())
         holding = sorted((found for found in grown.values() if found.holds), key=judge.rank)
         frontier = [found.bits for found in holding[:width]]
 
@@ -77,7 +77,7 @@ def _all_of(judge: Judge, size: int, weights: list[float], note: Note) -> None:
     found: list[Found] = []
     while part := list(islice(sets, _AT_A_TIME)):
         found += judge.judge(part, near=judge.space.everything)
-    note(_step(judge, "all sets", found))
+    _tell(note, judge, "all sets", found)
 
 
 def _widen(judge: Judge, note: Note) -> None:
@@ -89,9 +89,11 @@ def _widen(judge: Judge, note: Note) -> None:
         width *= 2
 
 
-def _step(judge: Judge, phase: str, found: Iterable[Found]) -> TraceStep:
+def _tell(note: Note, judge: Judge, phase: str, found: Iterable[Found]) -> None:
+    """Note what was seen at one size; raise Stopped where it is enough."""
     every = list(found)
     best = min(every, key=judge.rank)
     heads = judge.space.select(best.bits)
     held = sum(one.holds for one in every)
-    return TraceStep(phase, len(heads), len(every), held, best.measured.scores, heads, judge.evaluations)
+    note(TraceStep(phase, len(heads), len(every), held, best.measured.scores, heads, judge.evaluations))
+    judge.stop_at_enough()
