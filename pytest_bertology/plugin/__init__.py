@@ -5,12 +5,9 @@ Options are in `options`, fixtures in `fixtures`, what a session shares in `sess
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from types import FunctionType, ModuleType, TracebackType
 from typing import Any
@@ -18,7 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import options
+from pytest_bertology.plugin import figures, options
+from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
     _bertology_mask_of_test,
     bertology_model,
@@ -71,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[session_key] = session = Session(config, options.Settings(config))
     session.stack.enter_context(methods_from(lambda name: own_methods(config, name)))
+    figures.enable(config, session.settings)
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
 
@@ -82,26 +81,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return config.stash[session_key].settings.header() + _rootdir_hint(config)
-
-
-def _rootdir_hint(config: pytest.Config) -> list[str]:
-    """Pytest reads the ini file before it knows our options, and takes `--option PATH` in two words for a test path."""
-    started = config.invocation_params.dir
-    above = (started, *started.parents)
-    if config.rootpath == started or (config.inipath is not None and config.inipath.parent in above):
-        return []
-    words = [str(word) for word in config.invocation_params.args]
-    split = [
-        word
-        for word, value in pairwise(words)
-        if word.startswith("--bertology-") and "=" not in word and (started / value).exists()
-    ]
-    return [
-        f"bertology: pytest made {config.rootpath} its rootdir, and reads no ini file from {started}: "
-        f"write {name}=... in one word"
-        for name in split[:1]
-    ]
+    return config.stash[session_key].settings.header() + rootdir_hint(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -199,7 +179,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         verdicts = item.stash.get(verdicts_key, []) if call.when == "call" else []
         report.bertology_verdicts = verdicts  # type: ignore[attr-defined]
         if report.failed:
-            report.sections.append(("bertology", f"rerun: {_rerun_command(item)}"))
+            report.sections.append(
+                ("bertology", f"rerun: {rerun_command(item, item.config.stash[session_key].settings)}")
+            )
     return report
 
 
@@ -215,13 +197,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     path = config.stash[session_key].settings.value("report_json")
+    gathered = config.stash[_gathered_key]
+    if gathered.problems:
+        session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
     if not path or hasattr(config, "workerinput"):
         return
-    gathered = config.stash[_gathered_key]
     try:
         gathered.write(Path(path), config.stash[session_key].settings, exitstatus)
     except OSError as error:
-        gathered.problem = f"the report {path} could not be written: {error}"
+        gathered.problems.append(f"the report {path} could not be written: {error}")
         session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
 
@@ -279,23 +263,3 @@ def _cut_internals(call: pytest.CallInfo[None]) -> None:
 def _internal(path: Path) -> bool:
     """Whether a file is the package's, and not one of those whose frames wrap a test and stand before it."""
     return _PLUGIN.parent in path.parents and path not in (_PLUGIN / "__init__.py", _PLUGIN / "fixtures.py")
-
-
-def _rerun_command(item: pytest.Item) -> str:
-    """The command line that runs this test alone, with the options this session was given."""
-    words = ["pytest", _from_here(item)]
-    for name, setting in item.config.stash[session_key].settings.given.items():
-        option = options.BY_NAME[name]
-        if setting.source in (option.flag_name, option.variable) and name != "report_json":
-            for value in setting.value if option.many else [setting.value]:
-                words.append(option.flag_name if option.flag else f"{option.flag_name}={value}")
-    return shlex.join(words)
-
-
-def _from_here(item: pytest.Item) -> str:
-    """The test's id, its file relative to where pytest was started."""
-    file, *test = item.nodeid.split("::", maxsplit=1)
-    started = item.config.invocation_params.dir
-    if item.config.rootpath != started:
-        file = Path(os.path.relpath(item.config.rootpath / file, started)).as_posix()
-    return "::".join([file, *test])

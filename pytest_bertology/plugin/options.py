@@ -100,7 +100,7 @@ def _report(value: str) -> str | None:
     return None if path.absolute().parent.is_dir() and not path.is_dir() else "a file in an existing folder"
 
 
-def _store(value: str) -> str | None:
+def _folder(value: str) -> str | None:
     return "a folder" if Path(value).exists() and not Path(value).is_dir() else None
 
 
@@ -138,8 +138,15 @@ OPTIONS = (
         choices=IMPORTANCE_METHODS,
         more=own_methods,
     ),
-    Option("store", "folder that keeps results across sessions", metavar="FOLDER", check=_store, path=True),
+    Option("store", "folder that keeps results across sessions", metavar="FOLDER", check=_folder, path=True),
     Option("report_json", "write every verdict to this JSON file", metavar="FILE", check=_report, path=True),
+    Option(
+        "figures",
+        "draw importance, ablation and pruning curves that tests compute, as files in this folder",
+        metavar="FOLDER",
+        check=_folder,
+        path=True,
+    ),
     Option("require_gpu", "fail, and do not skip, where a test needs a GPU and there is none", flag=True),
     Option("trust_remote_code", "run the code that a checkpoint brings along", flag=True),
 )
@@ -229,7 +236,7 @@ def _ini_type(option: Option) -> str:
 
 def _beside(folder: Path, value: str, option: Option) -> str:
     placed = folder / value
-    return str(placed) if placed.exists() or option.name in ("store", "report_json") else value
+    return str(placed) if placed.exists() or option.name in ("store", "report_json", "figures") else value
 
 
 def _from_environment(option: Option) -> Any:

@@ -25,11 +25,16 @@ class Gathered:
     """Per test its outcome and verdicts, as plain values; filled from reports, so that xdist workers' arrive too."""
 
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
-    problem: str | None = None
-    """Why the JSON report could not be written."""
+    figures: list[str] = field(default_factory=list)
+    """Files that were written."""
+    problems: list[str] = field(default_factory=list)
+    """Why the JSON report, or a figure, could not be written."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test's report, where the test has to do with this plugin."""
+        drawn = getattr(report, "bertology_figures", {"written": [], "problems": []})
+        self.figures += drawn["written"]
+        self.problems += drawn["problems"]
         verdicts = getattr(report, "bertology_verdicts", None)
         if verdicts is None or (report.passed and report.when != "call"):
             return
@@ -69,9 +74,10 @@ class Gathered:
         lines = _baselines(verdict for _, verdict in rows)
         for test, verdict in rows:
             lines.append(_line(test, verdict))
-        if self.problem is not None:
-            lines.append(f"  FAILED  {self.problem}")
-        return lines
+        if self.figures:
+            count = len(set(self.figures))
+            lines.append(f"{count} figure{'s' if count != 1 else ''} in {Path(self.figures[0]).parent}")
+        return lines + [f"  FAILED  {problem}" for problem in self.problems]
 
 
 def plain(value: Any) -> Any:

@@ -36,6 +36,7 @@ def given(suite):
         "importance": "random",
         "store": str(suite.path / "store"),
         "report_json": str(suite.path / "report.json"),
+        "figures": str(suite.path / "figures"),
         "require_gpu": True,
         "trust_remote_code": True,
     }
