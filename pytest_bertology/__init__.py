@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
     from pytest_bertology.models.blocks import Blocks, blocks
+    from pytest_bertology.report.saving import save_figure
     from pytest_bertology.search.finding import find_prunable_heads
     from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
     from pytest_bertology.tasks import Task, load_task
@@ -116,6 +117,7 @@ _HOMES = {
     "load_model": "models",
     "load_task": "tasks",
     "pruning_curve": "measures.curve",
+    "save_figure": "report.saving",
     "timing": "measures.timing",
     "using_importance_method": "measures.own_methods",
     "using_store": "engine.store",
@@ -185,6 +187,7 @@ __all__ = [  # noqa: RUF022
     "load_model",
     "load_task",
     "pruning_curve",
+    "save_figure",
     "timing",
     "using_importance_method",
     "using_store",
