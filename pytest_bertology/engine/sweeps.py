@@ -7,79 +7,132 @@ groups are filled up with several masks. Nothing of a group is kept but its resu
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pytest_bertology.engine.batching import Batch, Batching, batches, budget
-from pytest_bertology.engine.encoding import Encoded
-from pytest_bertology.engine.objectives import judge
+from pytest_bertology.engine.ablations import Fills, Gates, filled, fills_for
+from pytest_bertology.engine.batching import Batch, Batching, batches, budget, plan
+from pytest_bertology.engine.encoding import Encoded, lengths
+from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.progress import tracked
-from pytest_bertology.engine.results import RawResults
 from pytest_bertology.engine.resuming import Way, needed_rows, repeated, way_of
-from pytest_bertology.engine.tables import Table
+from pytest_bertology.engine.tables import Array, Table
+from pytest_bertology.errors import BertologyWarning, InvalidArgument
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.prefix import Recording, recorded, resumed
+from pytest_bertology.models.prefix import Layers, Recording, recorded, resumed
+
+_CLOSE = {"float64": 1e-12, "float32": 1e-5}
+"""Differences that float noise makes, as a share of the largest logit (or loss), or of 1."""
 
 
 @dataclass(frozen=True)
-class Swept:
-    """The results under the base mask, and under each variant in the order asked for."""
+class Sweeping:
+    """How sweeps are run; results do not depend on it beyond float noise."""
 
-    base: RawResults
-    variants: tuple[RawResults, ...]
-    reason: str
-    """Why every mask took a whole forward pass; empty where layers were skipped."""
+    memory: int = 2**30
+    """Bytes that recorded states and a batch's own may take: groups of examples are made small enough, and of examples
+    too long even alone fewer layers are recorded."""
+    verify: int = 1
+    """How many masks to run the plain way too, on one group of examples each. Where results differ by more than float
+    noise, all is run the plain way, with a warning."""
+    plain: bool = False
+    """Whether to compute every mask from scratch, in a batch of its own."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("memory", 1), ("verify", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidArgument(name, value, f"a whole number from {least}")
 
 
 def sweep(
     model: ModelUnderTest,
     encoded: Encoded,
-    base: HeadMask,
-    variants: Sequence[HeadMask],
+    masks: Sequence[HeadMask],
     batching: Batching,
     where: str,
-) -> Swept:
-    """Run the model under exactly `base`, and under exactly each of `variants`, over all examples.
+    *,
+    ablation: str = "zero",
+    seed: int = 0,
+    sweeping: Sweeping | None = None,
+) -> dict[str, Array]:
+    """Run the model under exactly each of `masks`, of which the first is the base, over all examples.
 
-    Results are those of `engine.results.run`: bit for bit where a mask has a batch for itself, within float noise
-    where several share one; classifications closer than that noise are decided by running the example alone.
-    Raises NonFinite, naming the example.
+    Heads that a mask closes and the base does not are ablated: see `ablations.fills_for`. Results are those of
+    `engine.results.run`: bit for bit where a mask has a batch for itself and every token is computed, within float
+    noise (4e-6 in float32) otherwise; classifications closer than that noise are decided by running the example alone.
+    Raises NonFinite, naming the example. Returns a table's arrays (see `tables.raw`).
     """
-    title = f"{where}, {len(variants)} masks"
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(), model.frozen(), model.exactly(None)):
-            stack.enter_context(context)
-        way = way_of(model, encoded)
-        show = stack.enter_context(tracked(title, len(encoded.examples)))
-        sweeper = _Sweeper(model, encoded, way, (base, *variants), where, budget(model, encoded, batching))
-        done = 0
-        for batch in batches(model, encoded, batching):
-            sweeper.group(batch)
-            done += len(batch.positions)
-            show(done)
-    table = sweeper.table
-    return Swept(table.raw(0), tuple(table.raw(row) for row in range(1, len(variants) + 1)), way.reason)
+    sweeping = sweeping or Sweeping()
+    title = f"{where}, {len(masks) - 1} masks"
+    with torch.inference_mode(), model.frozen(), model.exactly(None):
+        gates = [model.gates_of(mask) for mask in masks]
+        fills = fills_for(ablation, model, encoded, gates[0], batching, seed, where)
+        way = _PLAIN if sweeping.plain else way_of(model, encoded)
+        try:
+            return _Sweeper(model, encoded, way, gates, fills, where).run(batching, sweeping, title)
+        except _Differs as difference:
+            warnings.warn(
+                f"masks of {model.name} are run one by one: run together, they {difference}", BertologyWarning, 2
+            )
+            return _Sweeper(model, encoded, _PLAIN, gates, fills, where).run(batching, sweeping, title)
+
+
+_PLAIN = Way(None, (), stacks=False, reason="asked for")
+
+
+class _Differs(Exception):
+    """Results that are not those of the plain path."""
 
 
 class _Sweeper:
     """One sweep under way; mask 0 is the base."""
 
     def __init__(
-        self, model: ModelUnderTest, encoded: Encoded, way: Way, masks: Sequence[HeadMask], where: str, tokens: int
+        self,
+        model: ModelUnderTest,
+        encoded: Encoded,
+        way: Way,
+        gates: Sequence[Gates],
+        fills: Fills | None,
+        where: str,
     ) -> None:
-        self.model, self.encoded, self.way, self.where, self.tokens = model, encoded, way, where, tokens
-        self.table = Table(encoded, len(masks))
-        self.gates = [model.gates_of(mask) for mask in masks]
+        self.model, self.encoded, self.way, self.gates, self.fills = model, encoded, way, gates, fills
+        self.where = where
+        self.tokens = self.every = 1
+        self.table = Table(encoded, len(gates))
         self.starts: dict[int | None, list[int]] = {}
         """The masks that differ from the base first at a site; under None those that do not differ."""
-        for row, mask in enumerate(masks[1:], start=1):
-            self.starts.setdefault(self._first(masks[0], mask), []).append(row)
+        for row in range(1, len(gates)):
+            self.starts.setdefault(self._first(gates[row]), []).append(row)
+
+    def run(self, batching: Batching, sweeping: Sweeping, title: str) -> dict[str, Array]:
+        """All masks on all examples."""
+        self.tokens = budget(self.model, self.encoded, batching)
+        if self.way.layers is not None:
+            each = _bytes_per_token(self.model, self.way.layers)
+            self.tokens = max(1, min(self.tokens, int(sweeping.memory / each)))
+            longest = int(lengths(self.encoded).max())
+            self.every = max(1, -(-int(longest * each) // sweeping.memory))
+        batching = replace(batching, tokens=self.tokens)
+        groups = len(plan(self.model, self.encoded, batching))
+        checked = {groups - 1 - (i * groups) // sweeping.verify: i for i in range(min(sweeping.verify, groups))}
+        done = 0
+        with tracked(title, len(self.encoded.examples)) as show:
+            for number, batch in enumerate(batches(self.model, self.encoded, batching)):
+                self.group(batch)
+                if number in checked and self.way is not _PLAIN:
+                    self._verify(batch, checked[number])
+                done += len(batch.positions)
+                show(done)
+        return self.table.arrays()
 
     def group(self, batch: Batch) -> None:
         """All masks on one batch of examples."""
@@ -96,15 +149,12 @@ class _Sweeper:
         for row, position in self.table.near_ties(range(len(self.gates)), batch.positions, self.model.dtype):
             self._alone(row, position)
 
-    def _first(self, base: HeadMask, mask: HeadMask) -> int | None:
-        """The site that runs first of those at which two masks differ."""
-        changed, start = [], 0
-        for index, site in enumerate(self.model.sites):
-            if base.gates[start : start + site.heads] != mask.gates[start : start + site.heads]:
-                changed.append(index)
-            start += site.heads
+    def _first(self, gates: Gates) -> int | None:
+        """The site that runs first of those at which a mask differs from the base."""
+        pairs = zip(self.gates[0], gates, strict=True)
+        changed = [site for site, (base, gate) in enumerate(pairs) if not _equal(base, gate)]
         order = self.way.layers.order if self.way.layers is not None else range(len(self.model.sites))
-        return min(changed, key=lambda index: order[index], default=None)
+        return min(changed, key=order.__getitem__, default=None)
 
     def _stacked(self, batch: Batch) -> int:
         """How many masks share a batch."""
@@ -114,14 +164,15 @@ class _Sweeper:
 
     def _base(self, batch: Batch) -> Recording | None:
         layers = self.way.layers
-        with self.model.gated(self.gates[0]), nullcontext() if layers is None else recorded(self.model, layers) as kept:
+        recording = nullcontext() if layers is None else recorded(self.model, layers, self.every)
+        with self.model.gated(self.gates[0]), recording as kept:
             judged = judge(self.model, batch, self.encoded.objective, gather=self.way.gathers)
         self.table.put([0], batch.positions, judged, self.where)
         return kept
 
     def _read(self, batch: Batch, recording: Recording | None) -> Tensor | None:
         """The tokens that the last layer is computed at; None for all."""
-        if not self.way.narrows or self.way.layers is None or recording is None:
+        if not self.way.narrows or self.way.layers is None or recording is None or self.fills is not None:
             return None
         return needed_rows(self.model, self.way.layers, recording, batch, self.encoded.objective)
 
@@ -132,31 +183,72 @@ class _Sweeper:
         with ExitStack() as stack:
             skipped: frozenset[int] = frozenset()
             if layers is not None and recording is not None:
-                context = self.way.contexts[site]
-                options: dict[str, Any] = {"context": context, "rows": read, "queries": self.way.queries}
+                options: dict[str, Any] = {"context": self.way.contexts[site], "rows": read}
+                options["queries"] = self.way.queries
                 stack.enter_context(resumed(self.model, layers, recording, site, len(rows), **options))
-                skipped = layers.before(site)
-            stack.enter_context(self.model.gated(self._together(rows, len(batch.positions), skipped)))
-            judged = judge(self.model, repeated(batch, len(rows)), self.encoded.objective, gather=self.way.gathers)
+                skipped = layers.before(recording.start(layers, site))
+            judged = self._judged(batch, rows, skipped, gather=self.way.gathers)
         self.table.put(rows, batch.positions, judged, self.where)
 
-    def _together(self, rows: Sequence[int], examples: int, skipped: frozenset[int]) -> list[Tensor | None]:
-        """The gates of several masks, for each example of a batch that holds the examples once for each of them."""
-        if len(rows) == 1:
-            return [None if site in skipped else gate for site, gate in enumerate(self.gates[rows[0]])]
-        together: list[Tensor | None] = []
-        for index, site in enumerate(self.model.sites):
-            gates = [self.gates[row][index] for row in rows]
-            if index in skipped or all(gate is None for gate in gates):
-                together.append(None)
-                continue
-            ones = torch.ones(site.heads, dtype=torch.float64)
-            stacked = torch.stack([ones if gate is None else gate for gate in gates])
-            together.append(stacked.repeat_interleave(examples, dim=0))
-        return together
+    def _judged(
+        self, batch: Batch, rows: Sequence[int], skipped: frozenset[int] = frozenset(), *, gather: bool = False
+    ) -> Judged:
+        """Several masks on a batch, one after the other along its first axis."""
+        examples = len(batch.positions)
+        with ExitStack() as stack:
+            gates = [[None if at in skipped else gate for at, gate in enumerate(self.gates[row])] for row in rows]
+            stack.enter_context(self.model.gated(_together(gates, examples, 1.0)))
+            if self.fills is not None:
+                closed = [
+                    [_closed(base, gate) for base, gate in zip(self.gates[0], each, strict=True)] for each in gates
+                ]
+                fills = self.fills.of(batch)
+                stack.enter_context(filled(self.model, _together(closed, examples, 0.0), fills, len(rows)))
+            return judge(self.model, repeated(batch, len(rows)), self.encoded.objective, gather=gather)
 
     def _alone(self, row: int, position: int) -> None:
         single = next(batches(self.model, self.encoded, Batching(tokens=1), [position]))
-        with self.model.gated(self.gates[row]):
-            judged = judge(self.model, single, self.encoded.objective)
-        self.table.put([row], (position,), judged, self.where)
+        self.table.put([row], (position,), self._judged(single, [row]), self.where)
+
+    def _verify(self, batch: Batch, number: int) -> None:
+        """One mask on a batch the plain way; raises _Differs."""
+        row = 1 + number * 7919 % (len(self.gates) - 1) if len(self.gates) > 1 else 0
+        plain = Table(self.encoded, 1)
+        plain.put([0], batch.positions, self._judged(batch, [row]), self.where)
+        difference = self.table.difference(row, plain, batch.positions)
+        if difference > _CLOSE.get(self.model.dtype, 2e-2):
+            raise _Differs(f"differ by {difference:.1e} from what they give alone")
+
+
+def _together(gates: Sequence[Gates], examples: int, default: float) -> list[Tensor | None]:
+    """The gates of several masks, for each example of a batch that holds the examples once for each of them."""
+    if len(gates) == 1:
+        return list(gates[0])
+    together: list[Tensor | None] = []
+    for each in zip(*gates, strict=True):
+        known = next((gate for gate in each if gate is not None), None)
+        if known is None:
+            together.append(None)
+            continue
+        stacked = torch.stack([torch.full_like(known, default) if gate is None else gate for gate in each])
+        together.append(stacked.repeat_interleave(examples, dim=0))
+    return together
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def _closed(base: Tensor | None, gate: Tensor | None) -> Tensor | None:
+    """How far a mask closes each head that the base leaves open."""
+    if gate is None:
+        return None
+    return (torch.ones_like(gate) if base is None else base).sub(gate).clamp(min=0.0)
+
+
+def _bytes_per_token(model: ModelUnderTest, layers: Layers) -> float:
+    """What a token takes: recorded, and in the layer under way (some thirty vectors of states), its logits among it."""
+    config = model.model.config.get_text_config()
+    states = int(getattr(config, "hidden_size", 0) or 1024)
+    vocabulary = int(getattr(config, "vocab_size", 0) or 0) if model.kind.endswith("lm") else 0
+    return layers.bytes_per_token + 4.0 * (32 * states + 4 * vocabulary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,27 @@ class Table:
         found = {(rows[int(row)], int(owners[item])) for row, item in np.argwhere(near)}
         return sorted(found)
 
-    def raw(self, row: int) -> RawResults:
-        """One mask's results."""
+    def arrays(self) -> dict[str, Array]:
+        """All results: losses (masks, examples), predictions (masks, items), logits (masks, items, outputs)."""
         assert self._labels is not None
         assert self._predictions is not None
         assert self._logits is not None
-        losses = self._losses[row]
-        assert np.isfinite(losses).all()
-        return RawResults(losses, self.counts, self._labels, self._predictions[row], self._logits[row])
+        assert np.isfinite(self._losses).all()
+        return {
+            "losses": self._losses,
+            "counts": self.counts,
+            "labels": self._labels,
+            "predictions": self._predictions,
+            "logits": self._logits,
+        }
+
+    def difference(self, row: int, other: Table, positions: Sequence[int]) -> float:
+        """How far a mask's results on these examples are from those of another table's first, as a share of them."""
+        ours, theirs = self._losses[row, list(positions)], other._losses[0, list(positions)]
+        if self._keeps and self._logits is not None and other._logits is not None:
+            items = self._at(positions)
+            ours, theirs = self._logits[row, items], other._logits[0, items]
+        return float(np.abs(ours - theirs).max() / max(1.0, float(np.abs(theirs).max())))
 
     def copy(self, source: int, row: int) -> None:
         """The results of a mask that is the same as another."""
@@ -87,6 +100,13 @@ class Table:
     def _at(self, positions: Sequence[int]) -> Array:
         """Where the items of these examples are."""
         return np.concatenate([np.arange(self._starts[p], self._starts[p] + self.counts[p]) for p in positions])
+
+
+def raw(arrays: Mapping[str, Array], row: int) -> RawResults:
+    """One mask's results of a table's arrays."""
+    return RawResults(
+        arrays["losses"][row], arrays["counts"], arrays["labels"], arrays["predictions"][row], arrays["logits"][row]
+    )
 
 
 def _items(labels: Any) -> int:

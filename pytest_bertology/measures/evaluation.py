@@ -136,7 +136,7 @@ def evaluate(
 def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching: Batching | None = None) -> Outcomes:
     """`evaluate` under `mask` alone, whatever masks are in force around the call."""
     encoded = encode(model, task)
-    _warn_of_truncation(model, task, encoded)
+    warn_of_truncation(model, task, encoded)
     batching = batching or Batching()
     stored = computed_once(
         "evaluation",
@@ -147,7 +147,8 @@ def evaluate_exactly(model: ModelUnderTest, task: Task, mask: HeadMask, batching
     return Outcomes(task, mask, task.metric, encoded.n_labels, encoded.truncated, raw)
 
 
-def _warn_of_truncation(model: ModelUnderTest, task: Task, encoded: Encoded) -> None:
+def warn_of_truncation(model: ModelUnderTest, task: Task, encoded: Encoded) -> None:
+    """Say how many examples the model cannot read to their ends."""
     if encoded.truncated:
         share = f"{len(encoded.truncated)} of {len(task)} examples of {task.name}"
         warnings.warn(f"{share} are longer than {model.name} can read and were cut", BertologyWarning, stacklevel=4)

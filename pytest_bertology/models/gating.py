@@ -237,19 +237,19 @@ def _apply(frame: _Frame, index: int, site: Site, context: Tensor) -> Tensor:
         if key not in frame.placed:
             # Not an inference tensor, which autograd could not save should the caller leave inference mode.
             with torch.inference_mode(False):
-                frame.placed[key] = _spread(site, gate.to(context.device, context.dtype))
-        return context * _shaped(site, context, frame.placed[key])
-    return context * _shaped(site, context, _spread(site, gate.to(context.device, context.dtype)))
+                frame.placed[key] = spread(site, gate.to(context.device, context.dtype))
+        return context * shaped(site, context, frame.placed[key])
+    return context * shaped(site, context, spread(site, gate.to(context.device, context.dtype)))
 
 
-def _spread(site: Site, gate: Tensor) -> Tensor:
-    """(…, heads) to (…, features): each head's gate once for each of its numbers; 1 for numbers of no head."""
-    spread = site.gates_computed(gate).repeat_interleave(site.width, dim=-1)
-    rest = site.features - spread.shape[-1]
-    return torch.cat([spread, spread.new_ones(*spread.shape[:-1], rest)], dim=-1) if rest else spread
+def spread(site: Site, gate: Tensor, rest: float = 1.0) -> Tensor:
+    """(…, heads) to (…, features): each head's gate once for each of its numbers; `rest` for numbers of no head."""
+    each = site.gates_computed(gate).repeat_interleave(site.width, dim=-1)
+    others = site.features - each.shape[-1]
+    return torch.cat([each, each.new_full((*each.shape[:-1], others), rest)], dim=-1) if others else each
 
 
-def _shaped(site: Site, context: Tensor, spread: Tensor) -> Tensor:
+def shaped(site: Site, context: Tensor, spread: Tensor) -> Tensor:
     """Gates (features,), or (batch, features) for each example its own, shaped to multiply `context`.
 
     `context` is (batch, …, features), (tokens, batch, features), or has tokens or windows of tokens of one example

@@ -57,9 +57,9 @@ class Layers:
         """Which block a site is in."""
         return next(i for i, block in enumerate(self.blocks) if site in block.sites)
 
-    def before(self, site: int) -> frozenset[int]:
-        """The sites that do not run in a pass resumed at this one."""
-        return frozenset(at for block in self.blocks[: self.block_of(site)] for at in block.sites)
+    def before(self, start: int) -> frozenset[int]:
+        """The sites that do not run in a pass resumed at a block."""
+        return frozenset(at for block in self.blocks[:start] for at in block.sites)
 
 
 @dataclass
@@ -67,7 +67,15 @@ class Recording:
     """What one forward pass gave: per block its result, per site what its projection received before any gate."""
 
     results: list[Any] = field(default_factory=list)
+    """None where it was not to be kept."""
     contexts: dict[int, Tensor] = field(default_factory=dict)
+
+    def start(self, layers: Layers, site: int) -> int:
+        """The block that a pass can be resumed at for a site: its own, or the last before it whose input was kept."""
+        block = layers.block_of(site)
+        while block and self.results[block - 1] is None:
+            block -= 1
+        return block
 
 
 def find_layers(model: ModelUnderTest, run: Callable[[], Any], rows: int, tokens: int) -> Layers:
@@ -167,8 +175,11 @@ def _paths(model: ModelUnderTest) -> dict[str, set[int]]:
 
 
 @contextmanager
-def recorded(model: ModelUnderTest, layers: Layers, keep: Sequence[int] | None = None) -> Iterator[Recording]:
-    """Record one forward pass that is run in the context: of these blocks (default: all) what they give and receive."""
+def recorded(model: ModelUnderTest, layers: Layers, every: int = 1) -> Iterator[Recording]:
+    """Record one forward pass that is run in the context: what each block gives and each projection receives.
+
+    With `every` above 1, to save memory, only what every so many-th block gives.
+    """
     recording = Recording([None] * len(layers.blocks))
     copies: dict[int, tuple[Tensor, Tensor]] = {}  # the original is kept, so that its identity stays its own
 
@@ -195,10 +206,10 @@ def recorded(model: ModelUnderTest, layers: Layers, keep: Sequence[int] | None =
 
     with ExitStack() as stack:
         for index, block in enumerate(layers.blocks):
-            if keep is not None and index not in keep:
+            if (index + 1) % every and index + 1 < len(layers.blocks):
                 continue
             stack.callback(block.module.register_forward_hook(result(index)).remove)
-            for at in block.sites:
+            for at in block.sites if every == 1 else ():
                 projection, hook = model.sites[at].projection, context(at, model.sites[at])
                 stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
         yield recording
@@ -222,8 +233,10 @@ def resumed(
     attention is taken from the recording as well; otherwise its block runs whole. With `rows` (examples, n), tokens
     of the recorded examples, the last block computes nothing but those, nor do its maps `queries` (see `narrowed`).
     """
-    start, last = layers.block_of(site), len(layers.blocks) - 1
-    known = _tiled(recording.contexts[site], copies, model.sites[site].batch_axis) if context else None
+    start, last = recording.start(layers, site), len(layers.blocks) - 1
+    known = None
+    if context and site in recording.contexts:
+        known = _tiled(recording.contexts[site], copies, model.sites[site].batch_axis)
     with ExitStack() as stack:
         if start:
             given = _repeated(recording.results[start - 1], layers.blocks[start - 1].batched, copies)
