@@ -124,7 +124,7 @@ class EarlyVerdict:
     @property
     def failed(self) -> bool:
         """Whether the check fails, whatever the unknown results are."""
-        return self.least > self.requirement.limit + _FLOAT * max(1.0, abs(self.least))
+        return bool(self.least > self.requirement.limit + _FLOAT * max(1.0, abs(self.least)))
 
     def next_part(self) -> Array:
         """The positions to run next; none where all are known.
