@@ -14,8 +14,8 @@ from pytest_bertology.engine.store import Arrays, computed_once
 from pytest_bertology.errors import CannotMeasure, NonFinite, UndefinedScore
 from pytest_bertology.heads import HeadScores
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.attention import Key
-from pytest_bertology.models.attention_weights import AttentionCall, seeing_attention
+from pytest_bertology.models.attention import Call, Key
+from pytest_bertology.models.attention_weights import AttentionCall, seeing_attention, softmax_weights
 from pytest_bertology.models.sites import Site
 from pytest_bertology.tasks.task import Task
 
@@ -31,8 +31,9 @@ def head_confidence(model: ModelUnderTest, task: Task, *, batching: Batching | N
     `eos_token_id`). Padding plays no part, nor do labels; masked language models read the texts with their masks.
 
     Weights are computed again from query and key, and compared by what they give with what the model's attention
-    returned. Raises CannotMeasure where they are not the same, or the model does not call the attention interface of
-    transformers, or has a decoder beside its encoder; UndefinedScore where no text has a token but the end's.
+    returned; a model that calls softmax itself shows them. Raises CannotMeasure where they are not the same or not
+    seen, are not of the text's own tokens, or the model has a decoder beside its encoder; UndefinedScore where no text
+    has a token but the end's.
     """
     _check(model)
     batching = batching or Batching()
@@ -49,16 +50,11 @@ def head_confidence(model: ModelUnderTest, task: Task, *, batching: Batching | N
 def _check(model: ModelUnderTest) -> None:
     for site in model.sites:
         if site.stack is not None:
-            raise CannotMeasure(
-                _WHAT, type(model.model).__name__, f"it has several stacks, and the tokens of its {site.stack} are not "
-                "those of the text"
-            )  # fmt: skip
-        others = [key for key in site.taps if key.via != "interface"]
-        if others or not site.taps:
-            raise CannotMeasure(
-                _WHAT, type(model.model).__name__, f"{site.attention} does not call the attention interface of "
-                "transformers, where weights are seen"
-            )  # fmt: skip
+            reason = "beside its encoder it has a decoder, whose tokens are not those of the text"
+            raise CannotMeasure(_WHAT, type(model.model).__name__, reason)
+        if not site.taps:
+            reason = f"{site.attention} computes its weights where they are not seen"
+            raise CannotMeasure(_WHAT, type(model.model).__name__, reason)
 
 
 def _ends(model: ModelUnderTest) -> list[int]:
@@ -71,12 +67,13 @@ def _ends(model: ModelUnderTest) -> list[int]:
 def _measure(model: ModelUnderTest, task: Task, encoded: Encoded, batching: Batching, ends: list[int]) -> Arrays:
     totals = [np.zeros(site.heads) for site in model.sites]
     tokens = done = 0
+    functions = any(key.via == "function" for site in model.sites for key in site.taps)
     with torch.inference_mode(), model.frozen(), tracked(f"{task.name}, confidence of heads", len(task)) as show:
         for batch in batches(model, encoded, batching):
             real = _real(encoded, batch, batching)
             counted = real & ~torch.isin(batch.inputs["input_ids"], torch.tensor(ends, device=real.device))
             seen = _Seen(model, task, batch, real, counted, totals)
-            with seeing_attention(seen):
+            with seeing_attention(model.model, seen.interface, seen.function if functions else None):
                 model.model(**batch.inputs)
             seen.check_complete()
             tokens += int(counted.sum())
@@ -112,7 +109,8 @@ class _Seen:
         self._real, self._counted = real, counted
         self._sites: dict[Key, int] = {key: index for index, site in enumerate(model.sites) for key in site.taps}
 
-    def __call__(self, call: AttentionCall) -> None:
+    def interface(self, call: AttentionCall) -> None:
+        """Add a call of the attention interface."""
         index = self._sites.pop(Key("interface", call.number), None)
         if index is None:
             return  # attention that feeds no gated head
@@ -120,15 +118,27 @@ class _Seen:
         rows, length = self._real.shape
         if call.query.shape[0] != rows or call.query.shape[2] != length or call.key.shape[2] != length:
             raise self._cannot(site, "it attends to something else than the tokens of the text, each to all")
-        if call.query.shape[1] != (site.computed or site.heads):
-            raise self._cannot(site, f"it ran with {call.query.shape[1]} heads and not as when it was loaded")
-        self._refuse_non_finite(call.context)
-        weights = call.weights(self._real)
+        self._refuse_non_finite(call.context.flatten(2))
+        self._add(index, call.weights(self._real))
+
+    def function(self, call: Call) -> None:
+        """Add a softmax that the model calls itself."""
+        index = self._sites.pop(call.key, None)
+        if index is None:
+            return
+        site = self._model.sites[index]
+        self._add(index, softmax_weights(call, site.taps[call.key], site.computed or site.heads, self._real))
+
+    def _add(self, index: int, weights: Tensor | str) -> None:
+        site = self._model.sites[index]
         if isinstance(weights, str):
-            raise self._cannot(site, f"{weights}; loaded with attn_implementation='eager', it may be measured")
+            raise self._cannot(site, weights)
+        if weights.shape[1] != (site.computed or site.heads) or weights.shape[3] != self._real.shape[1]:
+            raise self._cannot(site, f"its weights are of the shape {tuple(weights.shape)}, and not as when loaded")
         best = weights.masked_fill(~self._counted[:, None, None, :], 0.0).amax(dim=-1)
-        best = best.masked_fill(~self._counted[:, None, :], 0.0).double().sum(dim=2)
-        found = best.sum(dim=0).cpu().numpy()
+        best = best.masked_fill(~self._counted[:, None, :], 0.0)
+        self._refuse_non_finite(best.transpose(1, 2))
+        found = best.double().sum(dim=(0, 2)).cpu().numpy()
         self._totals[index] += found[list(site.slots)] if site.slots else found
 
     def check_complete(self) -> None:
@@ -136,11 +146,12 @@ class _Seen:
         for index in self._sites.values():
             raise self._cannot(self._model.sites[index], "it was not called as when the model was loaded")
 
-    def _refuse_non_finite(self, context: Tensor) -> None:
-        finite = torch.isfinite(context).all(dim=-1).all(dim=-1) | ~self._real
-        if not bool(finite.all()):
-            at = self._batch.positions[int((~finite).nonzero()[0, 0])]
-            raise NonFinite("what attention returns", f"example {at} of {self._task.name}")
+    def _refuse_non_finite(self, values: Tensor) -> None:
+        """Raise NonFinite for (batch, tokens, numbers) with one that is not, on a real token."""
+        wrong = ~torch.isfinite(values).all(dim=-1) & self._real
+        if bool(wrong.any()):
+            at = self._batch.positions[int(wrong.nonzero()[0, 0])]
+            raise NonFinite("what attention gives", f"example {at} of {self._task.name}")
 
     def _cannot(self, site: Site, reason: str) -> CannotMeasure:
         return CannotMeasure(_WHAT, type(self._model.model).__name__, f"at {site.attention}: {reason}")

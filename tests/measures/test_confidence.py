@@ -11,6 +11,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AttentionInterface, BartConfig, BartForSequenceClassification, Gemma2Config, GptOssConfig
 from transformers.models.gemma2 import Gemma2ForCausalLM
 from transformers.models.gpt_oss import GptOssForCausalLM
@@ -250,13 +251,55 @@ def test_a_mask_that_is_no_tensor_is_refused(monkeypatch):
         head_importance(model, task, "confidence")
 
 
-def test_attention_that_goes_past_the_interface_is_refused():
-    from transformers import BloomConfig, BloomForSequenceClassification
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_model_that_calls_attention_functions_itself(attention):
+    from transformers import FalconConfig, FalconForSequenceClassification
 
-    config = BloomConfig(vocab_size=64, hidden_size=24, n_layer=2, n_head=4, pad_token_id=0, num_labels=3)
-    model = load_model(redraw(BloomForSequenceClassification(config), 0).eval(), tokenizer=tokenizer())
+    config = FalconConfig(
+        vocab_size=64, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0, num_labels=3,
+        alibi=False, new_decoder_architecture=False, multi_query=True, max_position_embeddings=40,
+    )  # fmt: skip
+    config._attn_implementation = attention
+    plain = redraw(FalconForSequenceClassification(config), 0).eval()
+    task = task_for("sequence-classification")
+    rows = list(plain_inputs(plain, task))
+    model = load_model(plain, tokenizer=tokenizer())
 
-    with pytest.raises(CannotMeasure, match="does not call the attention interface"):
+    if attention == "sdpa":
+        with pytest.raises(CannotMeasure, match=r"torch's own attention function, which returns no weights; .*eager"):
+            head_importance(model, task, "confidence")
+    else:
+        found = head_importance(model, task, "confidence")
+        assert np.allclose(found.to_numpy(), by_eager(plain, rows), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Bloom", "DebertaV2", "MPNet"])
+def test_a_model_that_calls_softmax_itself_shows_its_weights(name):
+    sizes = {"vocab_size": 64, "hidden_size": 24, "num_hidden_layers": 2, "pad_token_id": 0, "num_labels": 3}
+    sizes |= {"num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 60}
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    config.relative_attention = name == "DebertaV2"
+    plain = redraw(getattr(transformers, f"{name}ForSequenceClassification")(config), 0).eval()
+    task = task_for("sequence-classification")
+    expected = by_eager(plain, list(plain_inputs(plain, task)))
+    model = load_model(plain, tokenizer=tokenizer())
+    assert {site.found for site in model.sites} == {"function"}
+
+    found = head_importance(model, task, "confidence", batching=Batching(tokens=60))
+
+    assert np.allclose(found.to_numpy(), expected, rtol=1e-4)
+
+
+def test_attention_to_fewer_tokens_than_the_texts_is_refused():
+    from transformers import FunnelConfig, FunnelForSequenceClassification
+
+    config = FunnelConfig(
+        vocab_size=64, d_model=24, n_head=4, d_head=6, d_inner=32, block_sizes=[1, 1], num_decoder_layers=1,
+        max_position_embeddings=40, pad_token_id=0, num_labels=3,
+    )  # fmt: skip
+    model = load_model(redraw(FunnelForSequenceClassification(config), 0).eval(), tokenizer=tokenizer())
+
+    with pytest.raises(CannotMeasure, match="something else than the tokens of the text"):
         head_importance(model, task_for("sequence-classification", 4), "confidence")
 
 
@@ -268,7 +311,7 @@ def test_a_decoder_beside_an_encoder_is_refused():
     )  # fmt: skip
     model = load_model(redraw(BartForSequenceClassification(config), 0).eval(), tokenizer=tokenizer())
 
-    with pytest.raises(CannotMeasure, match="several stacks"):
+    with pytest.raises(CannotMeasure, match="beside its encoder it has a decoder"):
         head_importance(model, task_for("sequence-classification", 4), "confidence")
 
 
