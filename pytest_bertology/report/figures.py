@@ -71,7 +71,7 @@ def heat_map(
         _outline(axis, table)
         _mark(axis, image, table, [head for head in marked if head.stack == stack])
     bar = figure.colorbar(image, ax=list(axes), aspect=25)
-    bar.set_label(fill(label or scores.method, int(11 * figure.get_figheight()) - 12))
+    bar.set_label(fill(label or scores.method, int(11 * figure.get_figheight()) - 12), parse_math=False)
     bar.outline.set_visible(False)
     return _titled(figure, title)
 
@@ -191,5 +191,5 @@ def _titled(figure: Figure, title: str | None) -> Figure:
 
 
 def _noted(figure: Figure, note: str) -> Figure:
-    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.supxlabel(note, fontsize=8, color="0.35", parse_math=False)
     return figure
