@@ -16,7 +16,7 @@ def not_prunable(model: ModelUnderTest, found: PruningResult, needed: int) -> st
     """The failure page of a check on how many heads can go."""
     total, count = len(found.mask.heads), len(found.heads)
     reached = found.holds and count >= needed
-    floors = ", ".join(f"{task.metric.name} {_sign(task)} {task.floor:.4g}" for task in found.tasks)
+    floors = " and ".join(f"{task.metric.name} {_sign(task)} {task.floor:.4g}" for task in found.tasks)
     if reached:
         missed = [task for task in found.tasks if task.held_out_holds is False]
         names = ", ".join(f"{task.metric.name} of {task.task}" for task in missed)
@@ -25,7 +25,7 @@ def not_prunable(model: ModelUnderTest, found: PruningResult, needed: int) -> st
         title = f"{count} of {total} heads can be masked with {floors}; required: {needed} ({needed / total:.0%})"
     rows = {"model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})"}
     for task in found.tasks:
-        rows |= _task(task, several=len(found.tasks) > 1)
+        rows |= {_own(name, rows): text for name, text in _task(task).items()}
     rows["search"] = f"{found.search}, {found.evaluations} evaluations; {found.proof()}"
     if found.stopped and not reached:
         rows["ended early"] = f"{found.stopped}; a larger budget may find more"
@@ -53,14 +53,13 @@ def not_shared(
     return "\n".join([title, "", *table({**rows, "heads": describe_heads(heads)})])
 
 
-def _task(task: TaskScores, *, several: bool) -> dict[str, str]:
-    of = f" of {task.task}" if several else ""
+def _task(task: TaskScores) -> dict[str, str]:
     rows = {
-        f"searched{of}": f"{task.task}: {task.metric.name} {task.score:.4f} of {task.baseline:.4f} as trained on "
+        "searched": f"{task.task}: {task.metric.name} {task.score:.4f} of {task.baseline:.4f} as trained on "
         f"{task.examples} examples; required: {_sign(task)} {task.floor:.4f}"
     }
     if task.held_out_score is not None:
-        rows[f"held out{of}"] = (
+        rows["held out"] = (
             f"{task.metric.name} {task.held_out_score:.4f} of {task.held_out_baseline:.4f} as trained on "
             f"{task.held_out_examples} examples; required: {_sign(task)} {task.held_out_floor:.4f}"
         )

@@ -21,7 +21,10 @@ from pytest_bertology.search.finding import search_heads
 from pytest_bertology.search.held_out import HeldOut
 from pytest_bertology.search.plans import Plan
 from pytest_bertology.search.result import PruningResult
+from pytest_bertology.tasks.metrics import METRICS
 from pytest_bertology.tasks.task import Task
+
+_FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
 
 
 def assert_prunable(
@@ -59,6 +62,7 @@ def assert_prunable(
     numeric = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     if not numeric or not 0.0 < fraction <= 1.0:
         raise InvalidArgument("fraction", fraction, "a fraction of the heads above 0 and up to 1, such as 0.3")
+    _check_floors(task, floor, relative)
     needed = math.ceil(fraction * len(model.heads) - ROUNDING)
     path = None if resume is None else Path(resume)
     plan = Plan(relative, search, held_out, budget, seconds, least_per_layer, by, step, beam, seed, path, batching)
@@ -66,6 +70,14 @@ def assert_prunable(
     verdict = _verdict(model, found, fraction, needed)
     give(verdict, lambda: explain_search.not_prunable(model, found, needed))
     return found
+
+
+def _check_floors(task: Task | Mapping[Task, float], floor: float | None, relative: bool) -> None:
+    floors = task if isinstance(task, Mapping) else {task: floor}
+    for one, worst in floors.items():
+        numeric = isinstance(worst, int | float) and not relative
+        if isinstance(one, Task) and numeric and one.metric in _FROM_0_TO_1 and worst <= 0.0:  # type: ignore[operator]
+            raise InvalidArgument("floor", worst, f"more than 0: no {one.metric.name} is less and nothing could fail")
 
 
 def _verdict(model: ModelUnderTest, found: PruningResult, fraction: float, needed: int) -> Verdict:

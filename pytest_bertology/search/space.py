@@ -101,7 +101,8 @@ class Space:
     def of_size(self, size: int, weights: Sequence[float]) -> Iterator[int]:
         """All sets of a size, those of the smallest summed weight first; `weights` has one number per head."""
         order = sorted(self.free, key=lambda i: (weights[i], i))
-        for chosen in _lightest([weights[i] for i in order], size - self.start.bit_count()):
+        more = size - self.start.bit_count()
+        for chosen in _lightest([weights[i] for i in order], more) if more >= 0 else ():
             bits = self.start | sum(1 << order[place] for place in chosen)
             if min(self._left(bits).values(), default=0) >= 0:
                 yield bits
