@@ -130,13 +130,14 @@ class _Trial:
         self.model, self.objective, self.batch, self.layers = model, objective, batch, layers
         with recorded(model, layers) as self.recording:
             self._run([None] * len(model.sites))
+        self.whole = [self._run(self._closed(site)) for site in range(len(model.sites))]
+        # What layers keep to themselves, and give to others behind their backs, is something else from here on.
+        self._run([torch.zeros(site.heads) for site in model.sites])
 
     def resumes(self, site: int, *, context: bool) -> bool:
         """Whether a pass resumed at a site, its first head masked, is the whole pass bit for bit."""
-        gates = self._closed(site)
-        whole = self._run(gates)
-        shorter = self._resumed(site, gates, 1, context)
-        return shorter is not None and self._same(whole, shorter, exact=self.model.device.type == "cpu")
+        shorter = self._resumed(site, self._closed(site), 1, context)
+        return shorter is not None and self._same(self.whole[site], shorter, exact=self.model.device.type == "cpu")
 
     def stacks(self, site: int, context: bool) -> bool:
         """Whether two masks in one batch give what each of them gives alone."""
@@ -150,15 +151,13 @@ class _Trial:
 
     def gathers(self, site: int, context: bool) -> bool:
         """Whether logits of the judged tokens alone are those of all tokens."""
-        gates = self._closed(site)
-        fewer = self._resumed(site, gates, 1, context, gather=True)
-        return fewer is not None and self._same(self._run(gates), fewer, exact=False)
+        fewer = self._resumed(site, self._closed(site), 1, context, gather=True)
+        return fewer is not None and self._same(self.whole[site], fewer, exact=False)
 
     def narrows(self, site: int, context: bool, rows: Tensor) -> bool:
         """Whether the last layer at these tokens alone gives the logits of the whole."""
-        gates = self._closed(site)
-        fewer = self._resumed(site, gates, 1, context, rows=rows)
-        return fewer is not None and self._same(self._run(gates), fewer, exact=False)
+        fewer = self._resumed(site, self._closed(site), 1, context, rows=rows)
+        return fewer is not None and self._same(self.whole[site], fewer, exact=False)
 
     def queries(self, rows: Tensor, context: bool) -> tuple[nn.Module, ...]:
         """The linear maps of the last layer that give the same logits when computed at these tokens alone."""

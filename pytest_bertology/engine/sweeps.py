@@ -8,7 +8,7 @@ groups are filled up with several masks. Nothing of a group is kept but its resu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +42,9 @@ class Sweeping:
     verify: int = 1
     """How many masks to run the plain way too, on one group of examples each. Where results differ by more than float
     noise, all is run the plain way, with a warning."""
+    narrow: bool = True
+    """Whether to compute the last layer, and a language model's output, only at the tokens that are read: quicker, and
+    equal within float noise; without it a mask that has a batch for itself is the plain path bit for bit."""
     plain: bool = False
     """Whether to compute every mask from scratch, in a batch of its own."""
 
@@ -76,6 +79,8 @@ def sweep(
         gates = [model.gates_of(mask) for mask in masks]
         fills = fills_for(ablation, model, encoded, gates[0], batching, seed, where)
         way = _PLAIN if sweeping.plain else way_of(model, encoded)
+        if not sweeping.narrow:
+            way = replace(way, narrows=False, gathers=False)
         try:
             return _Sweeper(model, encoded, way, gates, fills, where).run(batching, sweeping, title)
         except _Differs as difference:
@@ -107,6 +112,8 @@ class _Sweeper:
         self.model, self.encoded, self.way, self.gates, self.fills = model, encoded, way, gates, fills
         self.where = where
         self.tokens = self.every = 1
+        self.fill: Mapping[int, Tensor] = {}
+        """What stands in for the heads of the batch under way."""
         self.table = Table(encoded, len(gates))
         self.starts: dict[int | None, list[int]] = {}
         """The masks that differ from the base first at a site; under None those that do not differ."""
@@ -122,13 +129,14 @@ class _Sweeper:
             longest = int(lengths(self.encoded).max())
             self.every = max(1, -(-int(longest * each) // sweeping.memory))
         batching = replace(batching, tokens=self.tokens)
+        plainly = self.way.layers is None and not self.way.stacks
         groups = len(plan(self.model, self.encoded, batching))
         checked = {groups - 1 - (i * groups) // sweeping.verify: i for i in range(min(sweeping.verify, groups))}
         done = 0
         with tracked(title, len(self.encoded.examples)) as show:
             for number, batch in enumerate(batches(self.model, self.encoded, batching)):
                 self.group(batch)
-                if number in checked and self.way is not _PLAIN:
+                if number in checked and not plainly:
                     self._verify(batch, checked[number])
                 done += len(batch.positions)
                 show(done)
@@ -138,6 +146,7 @@ class _Sweeper:
         """All masks on one batch of examples."""
         recording = self._base(batch)
         rows_read = self._read(batch, recording)
+        self.fill = {} if self.fills is None else self.fills.of(batch)
         for site, rows in self.starts.items():
             if site is None:
                 for row in rows:
@@ -202,18 +211,19 @@ class _Sweeper:
                 closed = [
                     [_closed(base, gate) for base, gate in zip(self.gates[0], each, strict=True)] for each in gates
                 ]
-                fills = self.fills.of(batch)
-                stack.enter_context(filled(self.model, _together(closed, examples, 0.0), fills, len(rows)))
+                stack.enter_context(filled(self.model, _together(closed, examples, 0.0), self.fill, len(rows)))
             return judge(self.model, repeated(batch, len(rows)), self.encoded.objective, gather=gather)
 
     def _alone(self, row: int, position: int) -> None:
         single = next(batches(self.model, self.encoded, Batching(tokens=1), [position]))
+        self.fill = {} if self.fills is None else self.fills.of(single)
         self.table.put([row], (position,), self._judged(single, [row]), self.where)
 
     def _verify(self, batch: Batch, number: int) -> None:
         """One mask on a batch the plain way; raises _Differs."""
         row = 1 + number * 7919 % (len(self.gates) - 1) if len(self.gates) > 1 else 0
         plain = Table(self.encoded, 1)
+        self.fill = {} if self.fills is None else self.fills.of(batch)
         plain.put([0], batch.positions, self._judged(batch, [row]), self.where)
         difference = self.table.difference(row, plain, batch.positions)
         if difference > _CLOSE.get(self.model.dtype, 2e-2):
