@@ -28,7 +28,6 @@ ABLATIONS = ("zero", "mean", "resample")
 """What takes the place of an ablated head's output."""
 CORRECTIONS = ("holm", "bonferroni", "fdr")
 """Of p-values, for their number."""
-ABLATIONS = ("zero", "mean", "resample")
 LAYER_STRATEGIES = ("top", "bottom", "alternate_even", "alternate_odd", "symmetric", "contribution")
 EMBEDDED = "embedded"
 """The model and task that need no hub."""

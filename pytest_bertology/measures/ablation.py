@@ -20,7 +20,7 @@ from pytest_bertology.measures.no_ops import refuse_no_op
 from pytest_bertology.measures.resampling import closed_form, scores_on
 from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.names import ABLATIONS, CORRECTIONS
+from pytest_bertology.names import CORRECTIONS
 from pytest_bertology.significance import adjusted_p_values, bootstrap_p_values
 from pytest_bertology.tasks.task import Task
 
@@ -181,12 +181,9 @@ def under(
     batching: Batching | None = None,
 ) -> tuple[Outcomes, tuple[Outcomes, ...]]:
     """Results under exactly `base`, and under each of `masks`; equal masks, and `base` itself, are run once."""
-    if ablation not in ABLATIONS:
-        raise InvalidArgument("ablation", ablation, "one of " + ", ".join(ABLATIONS))
     masks = list(masks)
     distinct = list(dict.fromkeys(mask for mask in masks if mask != base))
-    options: dict[str, Any] = {} if ablation == "zero" else {"ablation": ablation, "seed": seed}
-    swept = evaluate_masks(model, task, distinct, base=base, batching=batching, **options)
+    swept = evaluate_masks(model, task, distinct, base=base, ablation=ablation, seed=seed, batching=batching)
     known = {base: swept.baseline, **dict(zip(distinct, swept.variants, strict=True))}
     return swept.baseline, tuple(known[mask] for mask in masks)
 

@@ -172,6 +172,80 @@ def test_beside_one_twin_the_other_is_all_there_is():
     assert found.significant() == ((1, 2),)
 
 
+# -- mean and resampled ablation ---------------------------------------------------------------------------------
+
+
+def contexts(model):
+    """Per layer what the projection is given: (examples, each (tokens, heads, size)), one text at a time."""
+    kept = [[] for _ in model.sites]
+    handles = [
+        model.model.get_submodule(site.name).register_forward_pre_hook(
+            lambda _, args, at=at: kept[at].append(args[0][0].reshape(args[0].shape[1], HEADS, -1).clone())
+        )
+        for at, site in enumerate(model.sites)
+    ]
+    with torch.no_grad():
+        for inputs in plain_inputs(model.model, TASK):
+            model.model(**inputs)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+@every_family
+def test_mean_ablation_gives_each_token_the_heads_mean_over_all_tokens(name):
+    model = model_of(name)
+    before, _ = plain(name, ())
+    means = [torch.cat(layer).mean(dim=0) for layer in contexts(model)]
+
+    found = ablate_heads(model, TASK, "mean", resamples=20)
+
+    for layer, head in ((0, 1), (1, 2)):
+        projection = model.model.get_submodule(model.sites[layer].name)
+
+        def replace(_, args, layer=layer, head=head):
+            heads = args[0].reshape(*args[0].shape[:2], HEADS, -1).clone()
+            heads[:, :, head] = means[layer][head]
+            return (heads.reshape(args[0].shape),)
+
+        handle = projection.register_forward_pre_hook(replace)
+        with torch.no_grad():
+            ran = [model.model(**inputs) for inputs in plain_inputs(model.model, TASK)]
+        handle.remove()
+        said = np.array([int(each.logits.argmax()) for each in ran])
+        losses = np.array([float(each.loss) for each in ran])
+        assert np.allclose(found.outcomes((layer, head)).losses, losses, atol=1e-5)
+        assert found.score_change[layer, head] == pytest.approx(accuracy(said) - accuracy(before))
+    assert found.ablation == "mean"
+    assert "mean ablation" in found.score_change.method
+    assert not np.allclose(found.loss_change.values, report_of(name).loss_change.values)
+
+
+def test_the_planted_head_gives_its_mean_quality_to_all():
+    found = ablate_heads(shared(Head(1, 2)), QUALITY, "mean")
+
+    assert found.drop.rank(Head(1, 2)) == 0
+    assert len(np.unique(found.outcomes((1, 2)).predictions)) == 1
+    assert set(found.score_change.values[found.score_change.values == 0.0].tolist()) == {0.0}
+    assert np.count_nonzero(found.score_change.values) == 1
+
+
+def test_resampled_ablation_depends_on_the_seed():
+    one, again, other = (
+        ablate_heads(model_of("bert"), TASK, "resample", seed=seed, resamples=20) for seed in (1, 1, 2)
+    )
+
+    assert np.array_equal(one.loss_change.values, again.loss_change.values)
+    assert not np.array_equal(one.loss_change.values, other.loss_change.values)
+
+
+def test_all_but_one_takes_the_mean_of_the_others():
+    zero, mean = (ablate_all_but_one(model_of("bert"), TASK, ablation) for ablation in ("zero", "mean"))
+
+    assert not np.allclose(zero.outcomes((0, 0)).losses, mean.outcomes((0, 0)).losses)
+    assert mean.ablation == "mean"
+
+
 # -- significance ------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +478,15 @@ def test_a_layer_of_one_head_has_nothing_to_ablate():
     assert found.scores[0, 0] == found.baseline.score
     assert found.best[0] == (Head(0, 0), found.baseline.score, 0.0, 1)
     assert "nothing to ablate" in found.table().splitlines()[2]
+
+
+def test_where_all_layers_have_one_head_all_is_baseline():
+    model = under_test("bert").pruned([(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 3)])
+
+    found = ablate_all_but_one(model, TASK)
+
+    assert set(found.score_change.values) == {0.0}
+    assert [best.of for best in found.best] == [1, 1]
 
 
 def test_a_masked_head_is_never_the_best():
