@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
     from pytest_bertology.engine.batching import Batching
     from pytest_bertology.engine.store import ResultStore, using_store
+    from pytest_bertology.engine.sweeps import Sweeping
     from pytest_bertology.errors import BertologyError, BertologyWarning
     from pytest_bertology.heads import Dimension, Head, HeadMap, HeadMask, HeadScores, Neuron, UnitMap
     from pytest_bertology.measures.ablation import AblationReport, ablate_heads
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.retention import Retention
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
     from pytest_bertology.measures.structural import PrunedModel
+    from pytest_bertology.measures.sweeping import Sweep, evaluate_masks
     from pytest_bertology.measures.timing import Timing, timing
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
@@ -80,6 +82,8 @@ _HOMES = {
     "Retention": "measures.retention",
     "Sizes": "checks.costs",
     "Sparsity": "measures.sparsity",
+    "Sweep": "measures.sweeping",
+    "Sweeping": "engine.sweeps",
     "Task": "tasks",
     "TaskScores": "search.result",
     "Timing": "measures.timing",
@@ -111,6 +115,7 @@ _HOMES = {
     "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
     "evaluate": "measures.evaluation",
+    "evaluate_masks": "measures.sweeping",
     "find_prunable_heads": "search.finding",
     "head_importance": "measures.importance",
     "layer_similarity": "measures.layer_contribution",
@@ -150,6 +155,8 @@ __all__ = [  # noqa: RUF022
     "Retention",
     "Sizes",
     "Sparsity",
+    "Sweep",
+    "Sweeping",
     "Task",
     "TaskScores",
     "Timing",
@@ -181,6 +188,7 @@ __all__ = [  # noqa: RUF022
     "choose_layers",
     "cost",
     "evaluate",
+    "evaluate_masks",
     "find_prunable_heads",
     "head_importance",
     "layer_similarity",
