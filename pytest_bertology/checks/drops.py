@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from pytest_bertology.errors import InvalidArgument
+import numpy as np
+
+from pytest_bertology.errors import BertologyWarning, InvalidArgument
+from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.retention import Retention
-from pytest_bertology.tasks.metrics import METRICS, Metric
+from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, TOKENS, Metric
 
 _FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
 _FROM_MINUS_1_TO_1 = tuple(METRICS[name] for name in ("matthews", "pearson", "spearman"))
@@ -29,6 +33,21 @@ def check_tolerance(tolerance: float, metric: Metric, relative: bool) -> None:
             "tolerance",
             tolerance,
             f"less than {span:g}, {share}: no drop is greater and the check could not fail; did you mean 0.01?",
+        )
+
+
+def warn_of_chance(baseline: Outcomes) -> None:
+    """Warn where the model as trained is no more often right than one that always says the most frequent label."""
+    if baseline.metric != METRICS["accuracy"] or baseline.task.kind not in (CLASSIFICATION, TOKENS):
+        return
+    _, counts = np.unique(baseline.raw.labels, return_counts=True)
+    share = float(counts.max() / counts.sum())
+    if baseline.score <= share:
+        warnings.warn(
+            f"the baseline accuracy on {baseline.task.name}, {baseline.score:.4f}, is no better than saying the most "
+            f"frequent label of all ({share:.4f}): that it is retained says little",
+            BertologyWarning,
+            stacklevel=4,
         )
 
 

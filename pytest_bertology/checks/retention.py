@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain, explain_early
-from pytest_bertology.checks.drops import check_tolerance, drop_details
+from pytest_bertology.checks.drops import check_tolerance, drop_details, warn_of_chance
 from pytest_bertology.checks.verdicts import CheckFailed, Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
@@ -123,6 +123,7 @@ def _judged(
 ) -> Retention:
     """What was found, where it is within the requirement; raises CheckFailed otherwise."""
     __tracebackhide__ = True
+    warn_of_chance(found.baseline)
     if isinstance(found, Refutation):
         verdict = _early_verdict(model, found, required, structural)
         message = explain_early.refuted(model, found, required, why, structural=structural)

@@ -29,6 +29,7 @@ from pytest_bertology import (
 )
 from pytest_bertology.checks.verdicts import Verdict, hearing
 from pytest_bertology.errors import (
+    BertologyWarning,
     InvalidArgument,
     MaskOfAnotherModel,
     NoHeadSelected,
@@ -181,6 +182,7 @@ def test_a_failure_under_a_mask_in_force_names_all_masked_heads(model, task):
     assert row(message, "heads") == "L0H1 L1H3"
 
 
+@pytest.mark.filterwarnings("ignore:the baseline accuracy")
 def test_relative_takes_the_tolerance_of_the_baseline(model):
     task = tiny_task(N)
     baseline, masked = accuracy(model, task, []), accuracy(model, task, [(0, 2)])
@@ -195,6 +197,7 @@ def test_relative_takes_the_tolerance_of_the_baseline(model):
         assert_metric_retained(model, task, heads=[(0, 2)], tolerance=drop, relative=True)
 
 
+@pytest.mark.filterwarnings("ignore:the baseline accuracy")
 def test_a_relative_drop_from_nothing_has_no_value(model, task):
     wrong = load_task({"text": list(task.texts), "label": [LABELS[label == LABELS[0]] for label in task.labels]})
 
@@ -425,6 +428,16 @@ def asleep(model):
 def test_a_tolerance_is_a_number_from_0(asleep, task, tolerance):
     with pytest.raises(InvalidArgument, match=r"tolerance=.* is not valid: expected a number from 0"):
         assert_metric_retained(asleep, task, heads=BOTH, tolerance=tolerance)
+
+
+def test_a_baseline_no_better_than_the_most_frequent_label_is_warned_of(model, task):
+    frequent = max(LABELS, key=task.labels.count)
+    always = load_task({"text": list(task.texts), "label": [frequent] * (N - 1) + [LABELS[frequent == LABELS[0]]]})
+    share = accuracy(model, always, [])
+    assert share < (N - 1) / N
+
+    with pytest.warns(BertologyWarning, match=rf"baseline accuracy .*, {share:.4f}, is no better than .*0\.9583"):
+        assert_metric_retained(model, always, heads=BOTH, tolerance=0.9)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,7 @@ def test_a_model_without_any_head_is_told_apart():
         none.without_layers([0])
 
 
+@pytest.mark.filterwarnings("ignore:the baseline accuracy")
 def test_importance_and_retention_pass_over_a_layer_without_heads():
     model = tiny_model()
     task, cut = tiny_task(model=model), model.pruned([(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)])
