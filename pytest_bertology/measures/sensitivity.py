@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytest_bertology.engine.encoding import Encoded, encode, lengths
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import Arrays, computed_once
-from pytest_bertology.errors import MaskNotApplied, NonFinite
+from pytest_bertology.errors import CannotMeasure, MaskNotApplied, NonFinite
 from pytest_bertology.heads import HeadScores
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.shares import by_row
@@ -69,7 +69,7 @@ class Work:
         The gates come on top of the masks in force: a head half masked has half of a gate to give.
         """
         gates = [self._gates(site, (len(batch.positions), site.heads), opened) for site in self.model.sites]
-        with self.model.gated(gates):
+        with self.model.gated(gates), self._received():
             found = torch.autograd.grad(self.losses(batch).sum(), gates, allow_unused=True)
         slopes: list[Tensor] = []
         for site, gate, slope in zip(self.model.sites, gates, found, strict=True):
@@ -84,7 +84,7 @@ class Work:
         """
         sites = self.model.sites
         gates = [self._gates(site, (site.heads,), 1.0) for site in sites]  # so that contexts are worth a gradient
-        with self.model.gated(gates), _received(sites) as received:
+        with self.model.gated(gates), self._received(keep=True) as received:
             losses = self.losses(batch)
             flat = [context for contexts in received for context in contexts]
             found = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True))
@@ -105,6 +105,27 @@ class Work:
         losses = judge(self.model, batch, self.encoded.objective).losses
         _refuse_non_finite(losses, batch, self.task, "the loss")
         return losses
+
+    @contextmanager
+    def _received(self, keep: bool = False) -> Iterator[list[list[Tensor]]]:
+        """With `keep`, what each site's projection receives, call by call, behind the gates that are in force now.
+
+        Raises CannotMeasure where the model runs a site without gradients: its slopes would be of other calls alone.
+        """
+        received: list[list[Tensor]] = [[] for _ in self.model.sites]
+        with ExitStack() as stack:
+            for index, site in enumerate(self.model.sites):
+
+                def note(module: Any, args: Any, kwargs: Any, index: int = index, site: Site = site) -> None:
+                    context = site.context(args, kwargs)
+                    if not context.requires_grad:
+                        reason = f"at {site.name} the model runs it without gradients"
+                        raise CannotMeasure("the slope of the loss", type(self.model.model).__name__, reason)
+                    if keep:
+                        received[index].append(context)
+
+                stack.callback(site.projection.register_forward_pre_hook(note, with_kwargs=True).remove)
+            yield received
 
     def _gates(self, site: Site, shape: tuple[int, ...], opened: float) -> Tensor:
         dtype = torch.float64 if self.model.model.dtype == torch.float64 else torch.float32
@@ -181,24 +202,6 @@ def _gradients(work: Work) -> Arrays:
         return {"sizes": slopes.abs(), "slopes": slopes}
 
     return work.once("gradients of gates", each)
-
-
-@contextmanager
-def _received(sites: tuple[Site, ...]) -> Iterator[list[list[Tensor]]]:
-    """What each site's projection receives, call by call, behind the gates that are in force now."""
-    received: list[list[Tensor]] = [[] for _ in sites]
-    handles = []
-    for site, contexts in zip(sites, received, strict=True):
-
-        def note(module: Any, args: Any, kwargs: Any, site: Site = site, contexts: list[Tensor] = contexts) -> None:
-            contexts.append(site.context(args, kwargs))
-
-        handles.append(site.projection.register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        yield received
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _per_head(site: Site, product: Tensor, rows: int) -> Tensor:

@@ -30,6 +30,7 @@ from pytest_bertology import (
 )
 from pytest_bertology.errors import (
     BertologyWarning,
+    CannotMeasure,
     InvalidArgument,
     InvalidScores,
     MaskNotApplied,
@@ -42,6 +43,7 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.names import IMPORTANCE_METHODS
 from tests.families import VOCABULARY, few, head_size, plain_inputs, projections, task_for, under_test, zeroed
 from tests.planted import planted_model, planted_task
+from tests.tiny import tiny_model, tiny_task
 
 FAMILIES = [
     ("bert", "sequence-classification"),
@@ -337,6 +339,17 @@ def test_a_loss_that_does_not_read_a_layer_is_refused(method):
         head_importance(model, task, method)
 
 
+@pytest.mark.parametrize("method", ["gradient", "gradient_per_token", "integrated_gradients"])
+def test_a_part_that_runs_without_gradients_is_refused(method, monkeypatch):
+    model, task = under_test("bert"), task_for("sequence-classification", 4)
+    layer = model.model.bert.encoder.layer[0]
+    plain = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda *args, **kwargs: torch.no_grad()(plain)(*args, **kwargs))
+
+    with pytest.raises(CannotMeasure, match=r"layer\.0.* runs it without gradients"):
+        head_importance(model, task, method)
+
+
 def test_an_ablation_that_changes_nothing_is_refused():
     model, task = under_test("bert"), task_for("sequence-classification", 4)
     model.model.bert.register_forward_hook(
@@ -386,7 +399,8 @@ def test_a_function_of_ones_own_is_a_method(given):
 
 
 def test_a_name_of_ones_own_holds_for_the_length_of_the_context():
-    model, task = under_test("bert"), task_for("sequence-classification", 6)
+    model = tiny_model()
+    task = tiny_task(12, model)
 
     with using_importance_method("mine", lambda model, task: range(8, 0, -1)):
         found = head_importance(model, task, "mine")
@@ -460,7 +474,7 @@ def test_the_documentation_names_every_method():
 @pytest.mark.parametrize("method", BY_GATES)
 def test_a_method_on_sst2_is_the_brute_force_of_it(assets, method):
     model = load_model(assets / "checkpoints" / "minilm-sst2", dtype="float64")
-    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(4))
+    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(2))
     rows = [
         dict(model.tokenizer(text, return_tensors="pt")) | {"labels": torch.tensor([label])}
         for text, label in zip(task.texts, task.labels, strict=True)
@@ -475,7 +489,7 @@ def test_a_method_on_sst2_is_the_brute_force_of_it(assets, method):
 @pytest.mark.assets
 def test_the_default_path_is_complete_on_sst2(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")
-    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(48))
+    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(16))
 
     found = head_importance(model, task, "integrated_gradients")
 
