@@ -8,16 +8,13 @@ from pathlib import Path
 import torch
 from captum.attr import FeatureAblation, Saliency
 from gates import Gated
-from serving import ABLATION, IMPORTANCE, SETTINGS, Batch, Head, Peer, Setting, load, losses, result, serve
+from serving import ABLATION, IMPORTANCE, SETTINGS, STACKED, Batch, Head, Peer, load, losses, result, serve
 from torch import Tensor
 
 
 class Captum(Peer):
     packages = ("captum", "transformers")
-    settings = {  # noqa: RUF012
-        ABLATION: [Setting(tokens, variants) for variants in (1, 12) for tokens in (512, 1024, 2048)],
-        IMPORTANCE: SETTINGS,
-    }
+    settings = {ABLATION: STACKED, IMPORTANCE: SETTINGS}  # noqa: RUF012
 
     def __init__(self, kind: str, folder: Path) -> None:
         model = load(kind, folder).requires_grad_(False)

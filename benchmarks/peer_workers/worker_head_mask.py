@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from serving import ABLATION, IMPORTANCE, SETTINGS, Batch, Head, Peer, Setting, load, losses, result, serve
+from serving import ABLATION, IMPORTANCE, SETTINGS, STACKED, Batch, Head, Peer, Setting, load, losses, result, serve
 from torch import Tensor
 
 
@@ -43,10 +43,7 @@ class Script(Peer):
 class Tuned(Script):
     """The best that its argument allows: (layers, batch, heads, 1, 1)."""
 
-    settings = {  # noqa: RUF012
-        ABLATION: [Setting(tokens, variants) for variants in (1, 12) for tokens in (512, 1024, 2048)],
-        IMPORTANCE: SETTINGS,
-    }
+    settings = {ABLATION: STACKED, IMPORTANCE: SETTINGS}  # noqa: RUF012
 
     def __init__(self, kind: str, folder: Path) -> None:
         super().__init__(kind, folder)

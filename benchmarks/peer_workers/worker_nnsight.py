@@ -7,17 +7,14 @@ from pathlib import Path
 
 import torch
 from nnsight import TransformersModel
-from serving import ABLATION, CLASSIFIER, IMPORTANCE, SETTINGS, Batch, Head, Peer, Setting, load, losses, result, serve
+from serving import ABLATION, CLASSIFIER, IMPORTANCE, SETTINGS, STACKED, Batch, Head, Peer, load, losses, result, serve
 from torch import Tensor
 from transformers import AutoTokenizer
 
 
 class NNsight(Peer):
     packages = ("nnsight", "transformers")
-    settings = {  # noqa: RUF012
-        ABLATION: [Setting(tokens, variants) for variants in (1, 12) for tokens in (512, 1024, 2048)],
-        IMPORTANCE: SETTINGS,
-    }
+    settings = {ABLATION: STACKED, IMPORTANCE: SETTINGS}  # noqa: RUF012
 
     def __init__(self, kind: str, folder: Path) -> None:
         model = load(kind, folder).requires_grad_(False)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from serving import CLASSIFIER, Batch, Head, Peer, serve
+from serving import CLASSIFIER, Batch, Head, Peer, load, serve
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -16,12 +16,13 @@ class TransformerLens(Peer):
     packages = ("transformer-lens", "transformers")
 
     def __init__(self, kind: str, folder: Path) -> None:
-        if kind == CLASSIFIER:
-            raise NotImplementedError(
-                "TransformerBridge has no adapter for sequence classification: BERT with a masked-LM or NSP head alone"
-            )
-        self.model = TransformerBridge.boot_transformers(str(folder / "model"), device="cpu").eval()
-        self.model.requires_grad_(False)
+        model = load(kind, folder, attn_implementation="eager").requires_grad_(False)
+        try:
+            self.model = TransformerBridge.boot_transformers(str(folder / "model"), hf_model=model, device="cpu")
+        except AttributeError as error:
+            if kind == CLASSIFIER:  # its adapter for BERT knows the masked-LM and next-sentence heads
+                raise NotImplementedError(f"TransformerBridge does not take it: {error}") from error
+            raise
         self.layers = self.model.cfg.n_layers
 
     def ablated(self, batch: Batch, heads: Sequence[Head]) -> Tensor:

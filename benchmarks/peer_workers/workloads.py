@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 LENGTH = 64
 VOCABULARY = 8192
@@ -33,6 +34,7 @@ def classifier(folder: Path, assets: Path, sentences: int) -> None:
 def language(folder: Path, sequences: int) -> None:
     """6 layers of 12 heads, 384 wide; weights large enough that every head moves the loss."""
     folder.mkdir(parents=True)
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     words = {f"t{number}": number for number in range(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="t0"))
