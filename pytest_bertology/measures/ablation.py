@@ -60,9 +60,9 @@ class AblationReport:
 
         The head that costs most has rank 0, so that rankings can be checked, compared and pruned by.
         """
-        metric, start = self.baseline.metric, self.baseline.score
-        drops = [metric.drop(start, start + change) for change in self.score_change.values]
-        return HeadScores(np.array(drops) + 0.0, self.score_change.heads, f"{self.ablation} ablation")
+        values = self.score_change.values
+        worse = -values if self.baseline.metric.higher_is_better else values
+        return HeadScores(worse + 0.0, self.score_change.heads, f"{self.ablation} ablation")  # no -0.0
 
     @cached_property
     def adjusted_p_values(self) -> HeadScores:

@@ -24,6 +24,7 @@ from pytest_bertology import (
     ablate_heads,
     evaluate,
     load_model,
+    load_task,
     using_store,
 )
 from pytest_bertology.engine.announcing import listening
@@ -548,3 +549,25 @@ def test_a_score_that_is_undefined_names_the_head():
 
     with pytest.raises(UndefinedScore, match="pearson without L1H1"):
         ablate_heads(model, task)
+
+
+# -- a trained model ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.assets
+def test_heads_of_a_trained_model_are_ablated_as_by_zeroed_weights(assets):
+    model = load_model(assets / "checkpoints" / "minilm-sst2")
+    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(0, 872, 73))
+
+    found = ablate_heads(model, task)
+
+    assert found.resamples == 7200
+    for head in ((0, 2), (3, 9), (5, 11)):
+        twin, losses = zeroed(model, [head]), []
+        for text, label in zip(task.texts, task.labels, strict=True):
+            inputs = model.tokenizer(text, return_tensors="pt")
+            with torch.no_grad():
+                losses.append(float(twin(**inputs, labels=torch.tensor([int(label)])).loss))
+        assert np.allclose(found.outcomes(head).losses, losses, atol=1e-4)
+    few = [head for head in model.heads if found.p_values[head] < 1.0]
+    assert len(few) < 30  # a trained model has spare heads: most change no prediction of so few
