@@ -12,6 +12,7 @@ from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.early import Requirement
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import (
     Refutation,
     Retention,
@@ -32,7 +33,7 @@ def assert_metric_retained(
     mask: HeadMask | None = None,
     heads: Iterable[HeadLike] | None = None,
     prune: float | None = None,
-    by: str | HeadScores = "gradient",
+    by: str | Method | HeadScores = "gradient",
     metric: str | Metric | Callable[[Any, Any], float] | None = None,
     tolerance: float,
     relative: bool = False,
@@ -43,8 +44,8 @@ def assert_metric_retained(
 ) -> Retention:
     """Assert that the score drops by at most `tolerance` when heads are masked; return both results.
 
-    Say which heads by one of `mask`, `heads`, or `prune`, a fraction of all heads, the least important first: `by`
-    names the importance method ("gradient", divided by each layer's norm, or "random", drawn with `seed`) or holds
+    Say which heads by one of `mask`, `heads`, or `prune`, a fraction of all heads, the least important first: `by` is
+    a method of `head_importance` ("gradient", divided by each layer's norm; "random", drawn with `seed`; …) or holds
     the scores to go by. The baseline is always the model as trained; masks in force around the call (the `head_mask`
     of a test among them) count as masked, and may be all that is judged. `relative` takes the tolerance as a share of
     the baseline. For a metric where less is better, such as perplexity, the drop is the rise.
@@ -94,7 +95,7 @@ def _mask(
     mask: HeadMask | None,
     heads: Iterable[HeadLike] | None,
     prune: float | None,
-    by: str | HeadScores,
+    by: str | Method | HeadScores,
     seed: int,
 ) -> tuple[HeadMask, str]:
     """What is masked in all, and how it was chosen."""
