@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_bertology.engine.batching import Batch, collate
-from pytest_bertology.engine.encoding import IGNORED, Encoded, lengths
+from pytest_bertology.engine.encoding import IGNORED, Encoded, Example, lengths
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.narrowing import can_narrow
@@ -20,6 +20,8 @@ from pytest_bertology.models.sampling import can_batch
 from pytest_bertology.tasks.metrics import CLASSIFICATION, REGRESSION
 
 LANGUAGE = ("causal-lm", "masked-lm")
+_SHORT = 9
+"""Tokens of the longer of the two examples that ways are tried on."""
 _CLOSE = {"float64": 1e-12, "float32": 4e-6}
 
 
@@ -59,22 +61,33 @@ def way_of(model: ModelUnderTest, encoded: Encoded) -> Way:
 
 def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
     batch = _two(model, encoded)
-    gathers = encoded.objective in LANGUAGE and model.model.get_output_embeddings() is not None
+    reason = ""
     try:
         layers = find_layers(model, lambda: model.model(**batch.inputs), *batch.inputs["input_ids"].shape)
-        trial = _Trial(model, encoded.objective, batch, layers)
-        contexts = tuple(trial.resumes(site, context=True) for site in range(len(model.sites)))
-        for site, context in enumerate(contexts):
-            if not context and not trial.resumes(site, context=False):
-                raise CannotResume(f"{model.sites[site].attention}: resumed there, the model gives other results")
-        ends = {site: contexts[site] for site in {0, len(model.sites) // 2, len(model.sites) - 1}}
-        stacks = stacks and all(trial.stacks(site, context) for site, context in ends.items())
-        gathers = gathers and all(trial.gathers(site, context) for site, context in ends.items())
-        rows = needed_rows(model, layers, trial.recording, batch, encoded.objective)
-        narrows = rows is not None and all(trial.narrows(site, context, rows) for site, context in ends.items())
-        queries = trial.queries(rows, contexts[0]) if narrows and rows is not None else ()
     except CannotResume as error:
         return Way(None, (), stacks, reason=str(error))
+    for each in (False, True):
+        try:
+            return _tried(_Trial(model, encoded.objective, batch, replace(layers, each=each)), stacks)
+        except CannotResume as error:
+            reason = str(error)
+    return Way(None, (), stacks, reason=reason)
+
+
+def _tried(trial: _Trial, stacks: bool) -> Way:
+    """What a trial shows can be left out; raises CannotResume."""
+    model, objective, layers = trial.model, trial.objective, trial.layers
+    contexts = tuple(trial.resumes(site, context=True) for site in range(len(model.sites)))
+    for site, context in enumerate(contexts):
+        if not context and not trial.resumes(site, context=False):
+            raise CannotResume(f"{model.sites[site].attention}: resumed there, the model gives other results")
+    ends = {site: contexts[site] for site in {0, len(model.sites) // 2, len(model.sites) - 1}}
+    stacks = stacks and all(trial.stacks(site, context) for site, context in ends.items())
+    gathers = objective in LANGUAGE and model.model.get_output_embeddings() is not None
+    gathers = gathers and all(trial.gathers(site, context) for site, context in ends.items())
+    rows = needed_rows(model, layers, trial.recording, trial.batch, objective)
+    narrows = rows is not None and all(trial.narrows(site, context, rows) for site, context in ends.items())
+    queries = trial.queries(rows, contexts[0]) if narrows and rows is not None else ()
     return Way(layers, contexts, stacks, narrows, queries, gathers)
 
 
@@ -85,7 +98,7 @@ def needed_rows(
 
     Classifiers: the one token by whose states the logits move, seen by their derivative. Language models: those judged.
     """
-    if not can_narrow(model, layers):
+    if not can_narrow(model, layers) or recording.states().shape[:2] != batch.inputs["input_ids"].shape:
         return None
     if objective in LANGUAGE:
         read = batch.labels != IGNORED
@@ -114,13 +127,27 @@ def _read(model: ModelUnderTest, layers: Layers, recording: Recording, batch: Ba
 
 
 def _two(model: ModelUnderTest, encoded: Encoded) -> Batch:
-    """The shortest example, and beside it the shortest of another length: with padding, and not as many as tokens."""
+    """Two examples of unlike lengths, cut short: with padding, and not as many as tokens."""
     length = lengths(encoded)
     first = int(length.argmin())
-    longer = [i for i in range(len(length)) if length[i] > max(length[first], 2)]
-    second = min(longer, key=lambda i: (int(length[i]), i), default=first)
-    chosen = (first, second) if can_batch(model.model) else (second,)
-    return collate(model, [encoded.examples[i] for i in chosen], chosen)
+    others = [i for i in range(len(length)) if length[i] > max(length[first], 2)]
+    second = min(others, key=lambda i: (int(length[i]), i), default=first)
+    chosen = ((first, _SHORT - 2), (second, _SHORT)) if can_batch(model.model) else ((second, _SHORT),)
+    examples = [_cut(encoded.examples[i], size) for i, size in chosen]
+    return collate(model, examples, [i for i, _ in chosen])
+
+
+def _cut(example: Example, size: int) -> Example:
+    """At most so many tokens: the first and, for what stands at the end, the last two."""
+    if len(example.ids) <= size:
+        return example
+
+    def short(row: Any) -> Any:
+        return (*row[: size - 2], *row[-2:]) if isinstance(row, tuple) else row
+
+    cut = Example(short(example.ids), short(example.types), short(example.labels))
+    judged = not isinstance(cut.labels, tuple) or any(label != IGNORED for label in cut.labels)
+    return cut if judged else example
 
 
 class _Trial:

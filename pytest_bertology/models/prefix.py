@@ -52,6 +52,8 @@ class Layers:
     """Per site, its place in the order they run."""
     bytes_per_token: float
     """What recording takes."""
+    each: bool = False
+    """Whether a skipped block must give its own result, and not that of the last one skipped of its list."""
 
     def block_of(self, site: int) -> int:
         """Which block a site is in."""
@@ -70,12 +72,24 @@ class Recording:
     """None where it was not to be kept."""
     contexts: dict[int, Tensor] = field(default_factory=dict)
 
+    def states(self) -> Tensor:
+        """What the last block gives to go on with."""
+        found: Tensor = next(leaf for leaf in tree_flatten(self.results[-1])[0] if isinstance(leaf, Tensor))
+        return found
+
     def start(self, layers: Layers, site: int) -> int:
         """The block that a pass can be resumed at for a site: its own, or the last before it whose input was kept."""
         block = layers.block_of(site)
-        while block and self.results[block - 1] is None:
+        while block and not self._suffices(layers, block):
             block -= 1
         return block
+
+    def _suffices(self, layers: Layers, start: int) -> bool:
+        """Whether what skipped blocks have to give was kept."""
+        if layers.each:
+            return all(result is not None for result in self.results[:start])
+        lists = {block.path.rpartition(".")[0]: index for index, block in enumerate(layers.blocks[:start])}
+        return all(self.results[index] is not None for index in lists.values())
 
 
 def find_layers(model: ModelUnderTest, run: Callable[[], Any], rows: int, tokens: int) -> Layers:
@@ -93,16 +107,14 @@ def find_layers(model: ModelUnderTest, run: Callable[[], Any], rows: int, tokens
     blocks, size = [], 0
     for path in seen.blocks:
         leaves = [leaf for leaf in tree_flatten(seen.results[path])[0] if isinstance(leaf, Tensor)]
-        if not leaves or leaves[0].shape[:2] != (rows, tokens):
-            raise CannotResume(f"{path}, which does not give states (examples, tokens, …)")
-        if any(leaf.ndim == 0 or leaf.shape[0] not in (rows, 1) for leaf in leaves):
+        if not leaves or any(leaf.ndim == 0 or leaf.shape[0] not in (rows, 1) for leaf in leaves):
             raise CannotResume(f"{path}, which gives tensors that are not of one example each")
         size += sum(leaf.nbytes for leaf in leaves)
         own = sorted(paths[path], key=order.__getitem__)
         batched = tuple(leaf.shape[0] == rows for leaf in leaves)
         blocks.append(Block(path, model.model.get_submodule(path), tuple(own), batched))
     feeders = tuple(seen.feeders(index) for index in range(len(model.sites)))
-    return Layers(tuple(blocks), feeders, order, (size + seen.contexts) / (rows * tokens))
+    return Layers(tuple(blocks), feeders, order, bytes_per_token=(size + seen.contexts) / (rows * tokens))
 
 
 class _Seen:
@@ -238,10 +250,8 @@ def resumed(
     if context and site in recording.contexts:
         known = _tiled(recording.contexts[site], copies, model.sites[site].batch_axis)
     with ExitStack() as stack:
-        if start:
-            given = _repeated(recording.results[start - 1], layers.blocks[start - 1].batched, copies)
-            for block in layers.blocks[:start]:
-                stack.enter_context(replaced(block.module, lambda *args, **kwargs: given))
+        for block, given in _handed_on(layers, recording, start, copies):
+            stack.enter_context(replaced(block.module, lambda *args, given=given, **kwargs: given))
         if rows is not None:
             stack.enter_context(
                 narrowed(model, layers, _tiled(rows, copies, 0), known if start == last else None, queries)
@@ -249,6 +259,21 @@ def resumed(
         if known is not None and (rows is None or start < last):
             stack.enter_context(_arriving(model, layers, site, known))
         yield
+
+
+def _handed_on(layers: Layers, recording: Recording, start: int, copies: int) -> Iterator[tuple[Block, Any]]:
+    """What each block before `start` gives in a resumed pass.
+
+    The last of a list gives what was recorded; those below give the same, which saves copies: no one reads it, unless
+    layers hand on a part each (`each`).
+    """
+    last: dict[str, Any] = {}
+    for index in reversed(range(start)):
+        block = layers.blocks[index]
+        place = block.path if layers.each else block.path.rpartition(".")[0]
+        if place not in last:
+            last[place] = _repeated(recording.results[index], block.batched, copies)
+        yield block, last[place]
 
 
 @contextmanager
