@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pytest_bertology.checks.explain import table
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import HeadMask
+from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.result import PruningResult, TaskScores
@@ -38,7 +39,7 @@ def not_shared(
     model: ModelUnderTest, mask: HeadMask, found: Sequence[Retention], allowed: Sequence[tuple[float, float]], unit: str
 ) -> str:
     """The failure page of a mask for several tasks; `allowed` holds what was judged of each, and its tolerance."""
-    failed = sum(observed > tolerance for observed, tolerance in allowed)
+    failed = sum(observed > tolerance + ROUNDING for observed, tolerance in allowed)
     heads = mask.touched
     title = (
         f"{failed} of {len(found)} tasks {'is' if failed == 1 else 'are'} not retained with "
@@ -46,7 +47,7 @@ def not_shared(
     )
     rows = {"model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})"}
     for one, (observed, tolerance) in zip(found, allowed, strict=True):
-        verdict = "FAILED" if observed > tolerance else "ok"
+        verdict = "FAILED" if observed > tolerance + ROUNDING else "ok"
         base = one.baseline
         text = f"{base.metric.name} {base.score:.4f} → {one.masked.score:.4f} on {len(base)} examples"
         rows[_own(base.task.name, rows)] = f"{text}, {unit} {observed:.4f}; required: at most {tolerance:g}: {verdict}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +95,10 @@ class PruningCurve:
         return "\n".join(lines)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the curve on a matplotlib axes, by default a new one; return the axes. Raises MissingExtra."""
+        """Draw the curve on a matplotlib axes, by default a new one; return the axes. `save_figure` makes a file.
+
+        Raises MissingExtra without matplotlib.
+        """
         if ax is None:
             ax = _figure().add_subplot()
         shares = [100 * fraction for fraction in self.fractions]
@@ -105,12 +107,6 @@ class PruningCurve:
         ax.set(xlabel="heads masked (%)", ylabel=self.metric.name, title=self.task)
         ax.legend()
         return ax
-
-    def save(self, path: str | Path) -> Path:
-        """Write the drawing to a file, its format by its suffix (.png, .svg, .pdf). Raises MissingExtra."""
-        ax = self.plot()
-        ax.figure.savefig(path)
-        return Path(path)
 
 
 @announced("curve")
@@ -214,10 +210,7 @@ def _stops(counts: Sequence[int], total: int, rerank: bool, step: float | None) 
 def _figure() -> Any:
     """A figure of its own, which no global state of pyplot keeps."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("drawing a pruning curve", "matplotlib", "figures") from None
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(6.4, 4.0), layout="constrained")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from uuid import uuid4
 from pytest_bertology.errors import CannotResume
 
 _SCHEMA = "pytest-bertology search 1"
+_NOTICED = 0.1
+"""Seconds that writing may take each time."""
 
 
 class Measured(NamedTuple):
@@ -31,6 +34,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
         self.path = path
+        self._cost, self._saved = 0.0, 0.0
         self.identity = dict(identity)
         self.baselines: Measured | None = None
         self.evaluated: dict[int, Measured] = {}
@@ -40,9 +44,14 @@ class Checkpoint:
         if path is not None and path.exists():
             self._read(path)
 
-    def save(self) -> None:
-        """Write the file, first under another name: a kill leaves the file as it was before."""
-        if self.path is None:
+    def save(self, *, now: bool = False) -> None:
+        """Write the file, first under another name: a kill leaves the file as it was before.
+
+        Once there are so many sets that writing takes a while, it is done less often, unless it has to be `now`: at
+        most a twentieth of the time goes into it, and a kill loses at most what was found since.
+        """
+        began = time.monotonic()
+        if self.path is None or (not now and self._cost > _NOTICED and began - self._saved < 20 * self._cost):
             return
         content = {
             "schema": _SCHEMA,
@@ -64,6 +73,8 @@ class Checkpoint:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise CannotResume(str(self.path), f"it cannot be written ({error})") from error
+        self._saved = time.monotonic()
+        self._cost = self._saved - began
 
     def _read(self, path: Path) -> None:
         try:

@@ -22,7 +22,7 @@ from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
 from pytest_bertology.search.space import Space, idle_heads
 from pytest_bertology.tasks.task import Task
 
-_PROVABLE = 20
+_PROVABLE = 16
 """Heads up to which a search of all sets needs no budget."""
 
 
@@ -56,7 +56,7 @@ def find_prunable_heads(
       again, until the floor breaks.
     - "beam": greedy from the best `beam` sets of each size.
     - "astar": best-first, with a proof that no larger set keeps the floor where the budget is enough for it. Scores
-      are not monotone in the heads masked, so that a proof takes all larger sets; more than 20 heads need a budget.
+      are not monotone in the heads masked, so that a proof takes all larger sets; more than 16 heads need a budget.
 
     `held_out` (a task, or the fraction of `task` to split off with `seed`) is not searched on; the result says whether
     the floor is kept there. `budget` counts evaluations of the tasks, `seconds` are of this call. With `resume`, a
@@ -70,13 +70,16 @@ def find_prunable_heads(
     plan = Plan(relative, search, held_out, budget, seconds, least_per_layer, by, step, beam, seed, path, batching)
     result = search_heads(model, task, floor, plan)
     if result.held_out_holds is False:
-        missed = [
-            f"{one.task}: {one.metric.name} {one.held_out_score:.4f}, required {one.held_out_floor:.4f}"
-            for one in result.tasks
-            if one.held_out_holds is False
-        ]
-        warnings.warn(f"the floor is missed on held-out data ({'; '.join(missed)})", BertologyWarning, stacklevel=2)
+        warnings.warn(f"the floor is missed on held-out data ({_missed(result)})", BertologyWarning, stacklevel=2)
     return result
+
+
+def _missed(result: PruningResult) -> str:
+    return "; ".join(
+        f"{one.task}: {one.metric.name} {one.held_out_score:.4f}, required {one.held_out_floor:.4f}"
+        for one in result.tasks
+        if one.held_out_holds is False
+    )
 
 
 def search_heads(
@@ -114,6 +117,8 @@ def search_heads(
             ways.beam(judge, plan.beam if plan.search == "beam" else 1, trace.append)
     except Stopped as stop:
         stopped = str(stop)
+    finally:
+        checkpoint.save(now=True)
     return _result(judge, list(zip(goals, held_out, limits, strict=True)), plan, stopped, tuple(trace))
 
 

@@ -215,15 +215,6 @@ def test_scores_that_are_given_cannot_be_ranked_anew_or_be_of_other_heads(model,
         pruning_curve(other, task, own)
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_drawing_is_saved(tmp_path, suffix):
-    pytest.importorskip("matplotlib")
-
-    path = made([0.9, 0.85, 0.89, 0.5]).save(tmp_path / f"curve.{suffix}")
-
-    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
-
-
 def test_a_drawing_holds_the_curve_and_the_baseline():
     pytest.importorskip("matplotlib")
 
@@ -235,7 +226,6 @@ def test_a_drawing_holds_the_curve_and_the_baseline():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
 
     with pytest.raises(MissingExtra, match=r'pip install "pytest-bertology\[figures\]"'):
         made([0.9, 0.85]).plot()

@@ -72,8 +72,8 @@ def test_a_search_interrupted_anywhere_goes_on_where_it_was(model, task, search,
     log.clear()
     plain, left = checkpoints.Checkpoint.save, iter(range(saves))
 
-    def killed(self):
-        plain(self)
+    def killed(self, **options):
+        plain(self, **options)
         if next(left, None) is None:
             raise Killed
 
@@ -228,3 +228,27 @@ def test_a_damaged_file_is_refused(model, task, content, reason, tmp_path):
         find_prunable_heads(model, task, floor=0.6, resume=path)
     with pytest.raises(CannotResume, match="cannot be read"):
         find_prunable_heads(model, task, floor=0.6, resume=tmp_path)
+
+
+def test_a_file_that_takes_long_to_write_is_written_less_often_and_at_the_end(model, task, tmp_path, monkeypatch):
+    path = tmp_path / "search.json"
+    wrote, clock = [], [0.0]
+    dump = json.dump
+
+    def slow(content, file):
+        clock[0] += 1.0
+        wrote.append(len(content["evaluated"]))
+        dump(content, file)
+
+    def tick():
+        clock[0] += 2.0
+        return clock[0]
+
+    monkeypatch.setattr(checkpoints.json, "dump", slow)
+    monkeypatch.setattr(checkpoints.time, "monotonic", tick)
+    monkeypatch.setattr(judging, "_CHUNK", 1)
+
+    found = find_prunable_heads(model, task, floor=0.6, resume=path)
+
+    assert len(wrote) < 0.2 * found.evaluations
+    assert wrote[-1] == found.evaluations + 1
