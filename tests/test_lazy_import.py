@@ -9,7 +9,18 @@ import pytest
 
 import pytest_bertology
 
-HEAVY = ("torch", "transformers", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "pyarrow", "hypothesis")
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "datasets",
+    "tokenizers",
+    "pyarrow",
+    "hypothesis",
+    "matplotlib",
+)
 
 
 def loaded_by(code: str) -> list[str]:

@@ -12,6 +12,7 @@ LAST_WORDS = """
     import pytest
 
     HEAVY = {"torch", "transformers", "datasets", "numpy", "sklearn", "scipy", "safetensors", "tokenizers"}
+    HEAVY |= {"matplotlib"}
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(config):
@@ -120,7 +121,7 @@ def test_collecting_a_suite_that_imports_checks_loads_nothing(suite):
 
 
 def test_an_unrelated_suite_loads_nothing(suite):
-    result = suite.apart(UNRELATED, "--bertology-require-gpu", conftest=LAST_WORDS)
+    result = suite.apart(UNRELATED, "--bertology-require-gpu", "--bertology-figures=figures", conftest=LAST_WORDS)
 
     result.assert_outcomes(passed=3, failed=1, errors=1)
     assert loaded(result) == "[]"
