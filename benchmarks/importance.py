@@ -6,6 +6,7 @@ script's default settings: batch size 1, every text padded to 128 tokens, and a 
 into all the weights, which it does not freeze, and whose gradients pile up. Two things are changed in its favour: the
 attention entropy, which it computes on the way, is left out, and its gates act by hooks under SDPA, transformers 5
 having no `head_mask`. One is mended, so that its numbers can be compared with ours: the gates' gradient is zeroed.
+"…, not padded" is the same loop with each text at its own length, to show what the padding alone costs.
 
 All ways are run in turn, several rounds in one process, and the ratio of each round's times is taken: the machine's
 moods then fall on all alike. Tokenization is part of every way; our result store is empty each time.
@@ -56,7 +57,8 @@ def main() -> int:
         OURS: lambda: ours(lambda: head_importance(model, task).to_numpy()),
         "pytest-bertology, gradient_per_token": lambda: _by(model, task, "gradient_per_token"),
         "pytest-bertology, confidence": lambda: _by(model, task, "confidence"),
-        SCRIPT: lambda: script(model, task),
+        SCRIPT: lambda: script(model, task, pad=True),
+        f"{SCRIPT}, not padded": lambda: script(model, task, pad=False),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
@@ -81,7 +83,7 @@ def _by(model: ModelUnderTest, task: Task, method: str) -> np.ndarray:
     return ours(lambda: head_importance(model, task, method).to_numpy())
 
 
-def script(model: ModelUnderTest, task: Task) -> np.ndarray:
+def script(model: ModelUnderTest, task: Task, pad: bool) -> np.ndarray:
     """(layers, heads); per example and not per token, as ours is."""
     layers = [layer.attention.output.dense for layer in model.model.bert.encoder.layer]
     heads = model.model.config.num_attention_heads
@@ -95,7 +97,8 @@ def script(model: ModelUnderTest, task: Task) -> np.ndarray:
     hooks = [module.register_forward_pre_hook(gate(layer)) for layer, module in enumerate(layers)]
     try:
         for text, label in zip(task.texts, task.label_ids(model.model.config.id2label, model.name), strict=True):
-            inputs = model.tokenizer(text, padding="max_length", max_length=128, truncation=True, return_tensors="pt")
+            padding = "max_length" if pad else False
+            inputs = model.tokenizer(text, padding=padding, max_length=128, truncation=True, return_tensors="pt")
             model.model(**inputs, labels=torch.tensor([label])).loss.backward()
             head_importance += head_mask.grad.abs().detach()
             head_mask.grad = None
