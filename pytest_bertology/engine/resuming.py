@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -77,7 +79,8 @@ def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
 def _tried(trial: _Trial, stacks: bool) -> Way:
     """What a trial shows can be left out; raises CannotResume."""
     model, objective, layers = trial.model, trial.objective, trial.layers
-    contexts = tuple(trial.resumes(site, context=True) for site in range(len(model.sites)))
+    fed = trial.fed()
+    contexts = tuple(fed[site] and trial.resumes(site, context=True) for site in range(len(model.sites)))
     for site, context in enumerate(contexts):
         if not context and not trial.resumes(site, context=False):
             raise CannotResume(f"{model.sites[site].attention}: resumed there, the model gives other results")
@@ -165,6 +168,37 @@ class _Trial:
         """Whether a pass resumed at a site, its first head masked, is the whole pass bit for bit."""
         shorter = self._resumed(site, self._closed(site), 1, context)
         return shorter is not None and self._same(self.whole[site], shorter, exact=self.model.device.type == "cpu")
+
+    def fed(self) -> list[bool]:
+        """Per site, whether all linear maps inside its attention have the contexts as their derivable result.
+
+        One that has not, such as an indexer that chooses tokens, may choose for other layers too.
+        """
+        made: dict[int, list[Tensor]] = {}
+        contexts: dict[int, Tensor] = {}
+
+        def note(at: int, module: nn.Module, args: Any, result: Tensor) -> Tensor:
+            made.setdefault(at, []).append(result if result.requires_grad else result.detach().requires_grad_())
+            return made[at][-1]
+
+        def arrive(at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+            contexts[at] = self.model.sites[at].context(args, kwargs)
+
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            for at, site in enumerate(self.model.sites):
+                for module in self.layers.feeders[at]:
+                    stack.callback(module.register_forward_hook(partial(note, at)).remove)
+                hook = site.projection.register_forward_pre_hook(partial(arrive, at), with_kwargs=True)
+                stack.callback(hook.remove)
+            inputs = {name: tensor.clone() for name, tensor in self.batch.inputs.items()}
+            self.model.model(**inputs)
+            return [self._derivable(contexts[at], made.get(at, [])) for at in range(len(self.model.sites))]
+
+    def _derivable(self, context: Tensor, results: list[Tensor]) -> bool:
+        if not results or not context.requires_grad:
+            return not results
+        slopes = torch.autograd.grad(context.sum(), results, allow_unused=True, retain_graph=True)
+        return all(slope is not None for slope in slopes)
 
     def stacks(self, site: int, context: bool) -> bool:
         """Whether two masks in one batch give what each of them gives alone."""

@@ -39,9 +39,9 @@ class Sweeping:
     memory: int = 2**30
     """Bytes that recorded states and a batch's own may take: groups of examples are made small enough, and of examples
     too long even alone fewer layers are recorded."""
-    verify: int = 1
-    """How many masks to run the plain way too, on one group of examples each. Where results differ by more than float
-    noise, all is run the plain way, with a warning."""
+    verify: int | None = None
+    """How many masks to run the plain way too, on one group of examples each; None: one in a hundred, at least two.
+    Where results differ by more than float noise, all is run the plain way, with a warning."""
     narrow: bool = True
     """Whether to compute the last layer, and a language model's output, only at the tokens that are read: quicker, and
     equal within float noise; without it a mask that has a batch for itself is the plain path bit for bit."""
@@ -49,8 +49,7 @@ class Sweeping:
     """Whether to compute every mask from scratch, in a batch of its own."""
 
     def __post_init__(self) -> None:
-        for name, least in (("memory", 1), ("verify", 0)):
-            value = getattr(self, name)
+        for name, value, least in (("memory", self.memory, 1), ("verify", self.verify or 0, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InvalidArgument(name, value, f"a whole number from {least}")
 
@@ -129,18 +128,27 @@ class _Sweeper:
             longest = int(lengths(self.encoded).max())
             self.every = max(1, -(-int(longest * each) // sweeping.memory))
         batching = replace(batching, tokens=self.tokens)
-        plainly = self.way.layers is None and not self.way.stacks
-        groups = len(plan(self.model, self.encoded, batching))
-        checked = {groups - 1 - (i * groups) // sweeping.verify: i for i in range(min(sweeping.verify, groups))}
+        checks = self._checks(len(plan(self.model, self.encoded, batching)), sweeping.verify)
         done = 0
         with tracked(title, len(self.encoded.examples)) as show:
             for number, batch in enumerate(batches(self.model, self.encoded, batching)):
                 self.group(batch)
-                if number in checked and not plainly:
-                    self._verify(batch, checked[number])
+                for row in checks.get(number, ()):
+                    self._verify(batch, row)
                 done += len(batch.positions)
                 show(done)
         return self.table.arrays()
+
+    def _checks(self, groups: int, count: int | None) -> dict[int, list[int]]:
+        """Which masks are run the plain way too, by the group of examples: the longest first, masks spread evenly."""
+        masks = len(self.gates) - 1
+        if self.way.layers is None and not self.way.stacks:
+            return {}
+        count = min(masks, max(2, masks * groups // 100) if count is None else count)
+        checks: dict[int, list[int]] = {}
+        for number in range(count):
+            checks.setdefault(groups - 1 - number % groups, []).append(1 + (2 * number + 1) * masks // (2 * count))
+        return checks
 
     def group(self, batch: Batch) -> None:
         """All masks on one batch of examples."""
@@ -219,9 +227,8 @@ class _Sweeper:
         self.fill = {} if self.fills is None else self.fills.of(single)
         self.table.put([row], (position,), self._judged(single, [row]), self.where)
 
-    def _verify(self, batch: Batch, number: int) -> None:
+    def _verify(self, batch: Batch, row: int) -> None:
         """One mask on a batch the plain way; raises _Differs."""
-        row = 1 + number * 7919 % (len(self.gates) - 1) if len(self.gates) > 1 else 0
         plain = Table(self.encoded, 1)
         self.fill = {} if self.fills is None else self.fills.of(batch)
         plain.put([0], batch.positions, self._judged(batch, [row]), self.where)
