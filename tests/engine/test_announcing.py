@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_bertology.engine.announcing import Announcement, announced, listening
+from pytest_bertology.engine.announcing import Announcement, announced, listening, unannounced
 
 MODEL, TASK = SimpleNamespace(name="bert"), SimpleNamespace(name="reviews")
 
@@ -57,6 +57,14 @@ def test_only_the_outermost_result_is_announced(heard):
     inner(MODEL, TASK, 3)
 
     assert [(found.kind, found.value) for found in heard] == [("outer", 2), ("inner", 3)]
+
+
+def test_steps_on_the_way_are_not_announced(heard):
+    with unannounced():
+        inner(MODEL, TASK, 1)
+    inner(MODEL, TASK, 2)
+
+    assert [found.value for found in heard] == [2]
 
 
 def test_an_error_announces_nothing_and_hushes_nothing(heard):
