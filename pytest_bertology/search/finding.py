@@ -51,12 +51,14 @@ def find_prunable_heads(
     has to keep them all. Of sets of one size the one of the best score is taken (of several tasks, the one whose
     worst task has most of its margin left), then of the smallest mean loss, then of the heads that come first.
 
-    - "greedy": try every head that is left, mask the one without which the score is best, and again.
+    - "greedy": try every head that is left, mask the one without which the score is best, and again. Up to half the
+      square of the number of heads evaluations; a small budget is better spent by "threshold" or "astar".
     - "threshold": the bertology script's loop. Mask the least important `step` of all heads, compute importance `by`
       again, until the floor breaks.
     - "beam": greedy from the best `beam` sets of each size.
-    - "astar": best-first, with a proof that no larger set keeps the floor where the budget is enough for it. Scores
-      are not monotone in the heads masked, so that a proof takes all larger sets; more than 16 heads need a budget.
+    - "astar": threshold and greedy first, then best-first, with a proof that no larger set keeps the floor where the
+      budget is enough for it. Scores are not monotone in the heads masked, so that a proof takes all larger sets;
+      more than 16 heads need a budget.
 
     `held_out` (a task, or the fraction of `task` to split off with `seed`) is not searched on; the result says whether
     the floor is kept there. `budget` counts evaluations of the tasks, `seconds` are of this call. With `resume`, a
@@ -70,7 +72,7 @@ def find_prunable_heads(
     plan = Plan(relative, search, held_out, budget, seconds, least_per_layer, by, step, beam, seed, path, batching)
     result = search_heads(model, task, floor, plan)
     if result.held_out_holds is False:
-        warnings.warn(f"the floor is missed on held-out data ({_missed(result)})", BertologyWarning, stacklevel=2)
+        warnings.warn(f"the floor is missed on held-out data ({_missed(result)})", BertologyWarning, stacklevel=3)
     return result
 
 
@@ -112,7 +114,7 @@ def search_heads(
         if plan.search == "threshold":
             ways.threshold(judge, plan.by, plan.step, plan.seed, trace.append)
         elif plan.search == "astar":
-            ways.astar(judge, plan.by, plan.seed, trace.append)
+            ways.astar(judge, plan.by, plan.step, plan.seed, trace.append)
         else:
             ways.beam(judge, plan.beam if plan.search == "beam" else 1, trace.append)
     except Stopped as stop:

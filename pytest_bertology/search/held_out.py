@@ -65,4 +65,4 @@ def _check_other(task: Task, held_out: Task) -> None:
         )
     if shared:
         text = f"{shared} of {len(held_out)} held-out examples of {held_out.name} are searched on, too"
-        warnings.warn(text, BertologyWarning, stacklevel=5)
+        warnings.warn(text, BertologyWarning, stacklevel=6)

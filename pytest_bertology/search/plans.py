@@ -67,9 +67,7 @@ class Plan:
         }
         if self.search in ("threshold", "astar"):
             found["by"] = self.by if isinstance(self.by, str) else self.by.values.tolist()
-            found["seed"] = self.seed
-        if self.search == "threshold":
-            found["step"] = self.step
+            found["seed"], found["step"] = self.seed, self.step
         if self.search == "beam":
             found["beam"] = self.beam
         return found

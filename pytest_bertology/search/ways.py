@@ -33,10 +33,10 @@ def threshold(judge: Judge, by: str | HeadScores, step: float, seed: int, note: 
         current = more
 
 
-def beam(judge: Judge, width: int, note: Note) -> None:
+def beam(judge: Judge, width: int, note: Note, start: int | None = None) -> None:
     """From the best `width` sets of each size that keep the floor, every set of one head more (1: greedy search)."""
     phase = "greedy" if width == 1 else f"beam of {width}"
-    frontier = [judge.space.start]
+    frontier = [judge.space.start if start is None else start]
     while frontier:
         grown: dict[int, Found] = {}
         for current in frontier:
@@ -49,15 +49,19 @@ def beam(judge: Judge, width: int, note: Note) -> None:
         frontier = [found.bits for found in holding[:width]]
 
 
-def astar(judge: Judge, by: str | HeadScores, seed: int, note: Note) -> None:
+def astar(judge: Judge, by: str | HeadScores, step: float, seed: int, note: Note) -> None:
     """Best-first over sets of heads, by the size that a set can still reach, then by the importance it masks.
 
     Scores are not monotone in the set of masked heads, so that no set's score bounds those of larger ones: the only
     bound that is sound is the number of heads. Best-first by it takes the sets from the largest downwards, and the
-    first size at which one keeps the floor is the optimum, since all larger ones were evaluated. A greedy search first
-    gives something to return where the budget ends before; what is left of a budget that cannot pay for the next whole
-    size goes to ever wider beams.
+    first size at which one keeps the floor is the optimum, since all larger ones were evaluated. Cheaper searches come
+    first, to have something to return where the budget ends before: the threshold loop, greedy search from where it
+    ended, and from the start. What is left of a budget that cannot pay for the next whole size goes to wider beams.
     """
+    threshold(judge, by, step, seed, note)
+    ended = judge.best()
+    if ended is not None and ended.bits != judge.space.start:
+        beam(judge, 1, note, ended.bits)
     beam(judge, 1, note)
     weights, widened = judge.ranking(judge.space.start, by, seed), False
     for size in range(judge.space.largest, judge.space.start.bit_count(), -1):

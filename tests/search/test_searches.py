@@ -215,6 +215,15 @@ def test_what_a_budget_cannot_prove_goes_to_wider_beams(model, task):
     assert len(found.heads) > len(find_prunable_heads(model, task, floor=0.8).heads)
 
 
+@pytest.mark.parametrize("floor", [0.55, 0.7, 0.8])
+def test_with_a_small_budget_astar_has_at_least_what_the_threshold_loop_finds(model, task, floor):
+    loop = find_prunable_heads(model, task, floor=floor, search="threshold")
+
+    found = find_prunable_heads(model, task, floor=floor, search="astar", budget=loop.evaluations)
+
+    assert len(found.heads) >= len(loop.heads)
+
+
 def test_each_set_is_evaluated_once(model, task, monkeypatch):
     ran = []
 
