@@ -81,6 +81,20 @@ def head_importance(
     return scores.normalized(*normalisations) if any(normalisations) else scores
 
 
+def pruning_scores(
+    model: ModelUnderTest, task: Task, by: str | Method, *, seed: int = 0, batching: Batching | None = None
+) -> HeadScores:
+    """The scores of a method, made such that heads of different layers can be ordered by them.
+
+    Sizes of gradients ("gradient", "gradient_per_token") are divided by each layer's L2 norm (Michel et al. 2019,
+    section 4), without which layers cannot be compared, and "bertology" comes normalised. Estimates of a loss
+    ("taylor", "integrated_gradients", "ablation"), "confidence", "random" and methods of one's own are of one scale in
+    all layers: they are left as they are.
+    """
+    sizes = by in ("gradient", "gradient_per_token")
+    return head_importance(model, task, by, seed=seed, per_layer=True if sizes else None, batching=batching)
+
+
 def chosen_method(method: object, argument: str = "method") -> tuple[Method | None, str]:
     """The user's own function, or None for a method of the package, and its name; raises InvalidArgument."""
     if callable(method):

@@ -9,7 +9,7 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads import Head, HeadMask, HeadScores
 from pytest_bertology.heads.maps import is_whole
-from pytest_bertology.measures.importance import head_importance
+from pytest_bertology.measures.importance import pruning_scores
 from pytest_bertology.measures.own_methods import find_method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.names import IMPORTANCE_METHODS
@@ -44,15 +44,13 @@ def ordering_scores(
 ) -> HeadScores:
     """The scores to order heads by, of the model under exactly `mask`.
 
-    Scores given are used as they are, those of a method divided by each layer's L2 norm (Michel et al. 2019,
-    section 4); random ones are the control and stay uniform.
+    Scores given are used as they are, those of a method as `pruning_scores` has them.
     """
     check_by(model, by)
     if isinstance(by, HeadScores):
         return by
     with model.exactly(mask):
-        scores = head_importance(model, task, by, seed=seed, batching=batching)
-    return scores if by == "random" else scores.normalized(per_layer=True, min_max=False)
+        return pruning_scores(model, task, by, seed=seed, batching=batching)
 
 
 def room_per_layer(mask: HeadMask, least_per_layer: int) -> dict[tuple[str | None, int], int]:

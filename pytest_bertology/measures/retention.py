@@ -19,7 +19,7 @@ from pytest_bertology.measures.arguments import check_has_heads
 from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.early import EarlyVerdict, Requirement
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
-from pytest_bertology.measures.importance import chosen_method, head_importance
+from pytest_bertology.measures.importance import chosen_method, pruning_scores
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.statistics import Bound
@@ -203,11 +203,9 @@ def least_important(
     """The mask of the least important `fraction` of all heads, rounded to whole heads, and the scores it goes by.
 
     Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names a method of
-    `head_importance`, is one of your own, or holds scores. Sizes of gradients ("gradient", "gradient_per_token") are
-    divided by each layer's L2 norm (Michel et al. 2019), without which layers cannot be compared; "bertology" comes
-    normalised; estimates of a loss ("taylor", "integrated_gradients", "ablation"), "confidence" and all else are of
-    one scale in all layers and are used as they are. Raises InvalidArgument for a fraction outside 0 to 1,
-    NoHeadSelected for one that rounds to no head.
+    `head_importance` or is one of your own (see `pruning_scores` for what is normalised), or holds scores, which are
+    used as they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no
+    head.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")
@@ -224,8 +222,7 @@ def least_important(
         model.as_mask(HeadMask.keep_all(by.heads))
     else:
         chosen_method(by, "by")
-        sizes = by in ("gradient", "gradient_per_token")
-        scores = head_importance(model, task, by, seed=seed, per_layer=True if sizes else None)
+        scores = pruning_scores(model, task, by, seed=seed)
     masked = set(model.mask_in_force().masked)
     open_heads = [head for head in scores.bottom(total) if head not in masked]
     if count > len(open_heads):

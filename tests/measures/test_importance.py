@@ -178,7 +178,7 @@ def test_random_importance_is_drawn_anew_from_its_seed():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(InvalidArgument, match="gradient, gradient_per_token, .*, random"):
+    with pytest.raises(InvalidArgument, match=r"gradient, gradient_per_token, .*, random"):
         head_importance(under_test("bert"), task_for("sequence-classification"), "gradients")
 
 
