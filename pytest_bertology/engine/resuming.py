@@ -178,7 +178,8 @@ class _Trial:
         contexts: dict[int, Tensor] = {}
 
         def note(at: int, module: nn.Module, args: Any, result: Tensor) -> Tensor:
-            made.setdefault(at, []).append(result if result.requires_grad else result.detach().requires_grad_())
+            # Not a leaf, to which a model may not write.
+            made.setdefault(at, []).append(result if result.requires_grad else result.detach().requires_grad_().clone())
             return made[at][-1]
 
         def arrive(at: int, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -191,8 +192,11 @@ class _Trial:
                 hook = site.projection.register_forward_pre_hook(partial(arrive, at), with_kwargs=True)
                 stack.callback(hook.remove)
             inputs = {name: tensor.clone() for name, tensor in self.batch.inputs.items()}
-            self.model.model(**inputs)
-            return [self._derivable(contexts[at], made.get(at, [])) for at in range(len(self.model.sites))]
+            try:
+                self.model.model(**inputs)
+                return [self._derivable(contexts[at], made.get(at, [])) for at in range(len(self.model.sites))]
+            except Exception:  # noqa: BLE001 - a model that cannot be derived
+                return [False] * len(self.model.sites)
 
     def _derivable(self, context: Tensor, results: list[Tensor]) -> bool:
         if not results or not context.requires_grad:
