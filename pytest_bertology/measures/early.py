@@ -188,11 +188,11 @@ class EarlyVerdict:
         return int((self.baseline.labels != self.baseline.predictions).sum())
 
     def _tends_to_fail(self) -> bool:
-        """Whether parts of twice the weight of the last two would make the failure certain."""
+        """Whether the rest would make the failure certain if it told as much as the last two parts, surer as it is."""
         if len(self._trace) < 3:
             return True
         (before, start), (now, least) = self._trace[-3], self._trace[-1]
         if not np.isfinite(start):
             return True
         slope = max(0.0, least - start) / (now - before)
-        return least + 2 * slope * (len(self) - now) > self.requirement.limit
+        return least + slope * (len(self) - now) > self.requirement.limit
