@@ -145,7 +145,8 @@ def compare(
         if theirs.failed:
             continue
         ratios, cpu = _ratios(theirs.seconds, ours.seconds), _ratios(theirs.cpu, ours.cpu)
-        apart = float(np.abs(theirs.result - ours.result).max())
+        same_shape = theirs.result.shape == ours.result.shape
+        apart = float(np.abs(theirs.result - ours.result).max()) if same_shape else float("inf")
         judged = statistics.median(cpu if threads == 1 else ratios)
         print(
             f"| {name} | {settings[name]} | {statistics.median(theirs.seconds):.2f} "
