@@ -15,6 +15,7 @@ from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import Retention, retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.finding import search_heads
@@ -39,7 +40,7 @@ def assert_prunable(
     budget: int | None = None,
     seconds: float | None = None,
     least_per_layer: int = 0,
-    by: str | HeadScores = "gradient",
+    by: str | Method | HeadScores = "gradient",
     step: float = 0.1,
     beam: int = 4,
     seed: int = 0,

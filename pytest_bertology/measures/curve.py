@@ -14,7 +14,15 @@ from pytest_bertology.errors import InvalidArgument, MissingExtra, UndefinedScor
 from pytest_bertology.heads import Head, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
-from pytest_bertology.measures.ordering import check_by, check_least, next_heads, ordering_scores, room_per_layer
+from pytest_bertology.measures.ordering import (
+    check_by,
+    check_least,
+    name_of,
+    next_heads,
+    ordering_scores,
+    room_per_layer,
+)
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
@@ -113,7 +121,7 @@ class PruningCurve:
 def pruning_curve(
     model: ModelUnderTest,
     task: Task,
-    by: str | HeadScores = "gradient",
+    by: str | Method | HeadScores = "gradient",
     fractions: Sequence[float] | None = None,
     *,
     rerank: bool = False,
@@ -125,10 +133,11 @@ def pruning_curve(
     """The scores with growing fractions of all heads masked, the least important first.
 
     `fractions` are 0, 0.1, … 1 by default, as far as there are heads to mask; each is rounded to whole heads. `by`
-    names an importance method, whose scores are divided by each layer's L2 norm, or holds scores that are used as they
-    are. With `rerank` importance is computed again, under the mask so far, after each fraction, or after every `step`
-    (a share of all heads; Michel et al. 2019 take 0.05 to 0.1). Each layer keeps `least_per_layer` heads. Masks in
-    force around the call stay in force and do not count; the baseline is the model as trained.
+    names an importance method (sizes of gradients are divided by each layer's L2 norm), is one of your own, or holds
+    scores that are used as they are. With `rerank` importance is computed again, under the mask so far, after each
+    fraction, or after every `step` (a share of all heads; Michel et al. 2019 take 0.05 to 0.1). Each layer keeps
+    `least_per_layer` heads. Masks in force around the call stay in force and do not count; the baseline is the model as
+    trained.
 
     Raises InvalidArgument for fractions that cannot be masked, and for `rerank` with scores that are given.
     """
@@ -142,7 +151,7 @@ def pruning_curve(
     counts = [_heads(fraction, total) for fraction in wanted]
     stops = _stops(counts, total, rerank, step)
     masks = {0: start}
-    mask, done, name = start, 0, by if isinstance(by, str) else by.method
+    mask, done, name = start, 0, name_of(by)
     order: list[Head] = []
     for stop in stops:
         if rerank or not order:
@@ -172,7 +181,7 @@ def _measured(
     )
 
 
-def _check_rerank(by: str | HeadScores, rerank: bool, step: float | None) -> None:
+def _check_rerank(by: str | Method | HeadScores, rerank: bool, step: float | None) -> None:
     if rerank and isinstance(by, HeadScores):
         raise InvalidArgument("rerank", rerank, "False where `by` holds scores: they cannot be computed again")
     if step is None:

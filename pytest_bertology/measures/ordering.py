@@ -9,21 +9,23 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads import Head, HeadMask, HeadScores
 from pytest_bertology.heads.maps import is_whole
-from pytest_bertology.measures.importance import pruning_scores
-from pytest_bertology.measures.own_methods import find_method
+from pytest_bertology.measures.importance import chosen_method, pruning_scores
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.names import IMPORTANCE_METHODS
 from pytest_bertology.tasks.task import Task
 
 
-def check_by(model: ModelUnderTest, by: str | HeadScores) -> None:
+def check_by(model: ModelUnderTest, by: str | Method | HeadScores) -> None:
     """Raise InvalidArgument for an unknown method, MaskOfAnotherModel for scores of another model's heads."""
     if isinstance(by, HeadScores):
         model.as_mask(HeadMask.keep_all(by.heads))
-        return
-    own, names = find_method(by) if isinstance(by, str) else (None, ())
-    if own is None and by not in IMPORTANCE_METHODS:
-        raise InvalidArgument("by", by, f"head scores, or one of {', '.join((*IMPORTANCE_METHODS, *names))}")
+    else:
+        chosen_method(by, "by")
+
+
+def name_of(by: str | Method | HeadScores) -> str:
+    """What heads are ordered by, in a word."""
+    return by.method if isinstance(by, HeadScores) else chosen_method(by, "by")[1]
 
 
 def check_least(model: ModelUnderTest, least_per_layer: int) -> None:
@@ -36,7 +38,7 @@ def check_least(model: ModelUnderTest, least_per_layer: int) -> None:
 def ordering_scores(
     model: ModelUnderTest,
     task: Task,
-    by: str | HeadScores,
+    by: str | Method | HeadScores,
     mask: HeadMask,
     *,
     seed: int = 0,

@@ -12,6 +12,7 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, describe_heads
 from pytest_bertology.heads import HeadMask, HeadScores
 from pytest_bertology.measures.evaluation import evaluate_exactly
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search import ways
 from pytest_bertology.search.checkpoints import Checkpoint
@@ -37,7 +38,7 @@ def find_prunable_heads(
     budget: int | None = None,
     seconds: float | None = None,
     least_per_layer: int = 0,
-    by: str | HeadScores = "gradient",
+    by: str | Method | HeadScores = "gradient",
     step: float = 0.1,
     beam: int = 4,
     seed: int = 0,

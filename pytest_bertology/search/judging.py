@@ -16,6 +16,7 @@ from pytest_bertology.errors import UndefinedScore
 from pytest_bertology.heads import HeadMask, HeadScores
 from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
 from pytest_bertology.measures.ordering import ordering_scores
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.checkpoints import Checkpoint, Measured
@@ -124,7 +125,7 @@ class Judge:
                 show(done * examples)
         return [self.found[bits] for bits in sets]
 
-    def ranking(self, bits: int, by: str | HeadScores, seed: int) -> list[float]:
+    def ranking(self, bits: int, by: str | Method | HeadScores, seed: int) -> list[float]:
         """A number per head to order heads by under this set: the mean over tasks of their normalised importance."""
         if bits not in self._checkpoint.rankings:
             mask = self.space.mask(bits)

@@ -14,7 +14,8 @@ from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.heads import HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
-from pytest_bertology.measures.ordering import check_by, check_least
+from pytest_bertology.measures.ordering import check_by, check_least, name_of
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.held_out import HeldOut
 from pytest_bertology.tasks.metrics import Metric
@@ -33,7 +34,7 @@ class Plan:
     budget: int | None = None
     seconds: float | None = None
     least_per_layer: int = 0
-    by: str | HeadScores = "gradient"
+    by: str | Method | HeadScores = "gradient"
     step: float = 0.1
     beam: int = 4
     seed: int = 0
@@ -66,7 +67,7 @@ class Plan:
             "batching": repr(self.batching or Batching()),
         }
         if self.search in ("threshold", "astar"):
-            found["by"] = self.by if isinstance(self.by, str) else self.by.values.tolist()
+            found["by"] = self.by.values.tolist() if isinstance(self.by, HeadScores) else name_of(self.by)
             found["seed"], found["step"] = self.seed, self.step
         if self.search == "beam":
             found["beam"] = self.beam

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from pytest_bertology.heads import HeadScores
+from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.search.judging import Found, Judge
 from pytest_bertology.search.result import TraceStep
 
@@ -15,7 +16,7 @@ _AT_A_TIME = 240
 Note = Callable[[TraceStep], None]
 
 
-def threshold(judge: Judge, by: str | HeadScores, step: float, seed: int, note: Note) -> None:
+def threshold(judge: Judge, by: str | Method | HeadScores, step: float, seed: int, note: Note) -> None:
     """The bertology script's loop: mask the least important heads, a share of all at a time, until the floor breaks.
 
     Importance is computed again after each step. Unlike the script's, the loop ends when no head is left, too.
@@ -49,7 +50,7 @@ def beam(judge: Judge, width: int, note: Note, start: int | None = None) -> None
         frontier = [found.bits for found in holding[:width]]
 
 
-def astar(judge: Judge, by: str | HeadScores, step: float, seed: int, note: Note) -> None:
+def astar(judge: Judge, by: str | Method | HeadScores, step: float, seed: int, note: Note) -> None:
     """Best-first over sets of heads, by the size that a set can still reach, then by the importance it masks.
 
     Scores are not monotone in the set of masked heads, so that no set's score bounds those of larger ones: the only

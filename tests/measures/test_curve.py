@@ -101,6 +101,16 @@ def test_scores_given_are_used_as_they_are(model, task):
     assert found.by == "mine"
 
 
+def test_a_method_of_ones_own_may_order_the_heads(model, task):
+    def by_place(model, task):
+        return np.arange(TOTAL)
+
+    found = pruning_curve(model, task, by_place, fractions=[0.25], rerank=True)
+
+    assert found.masks[0].masked == ((0, 0), (0, 1))
+    assert found.by == "by_place, ranked anew"
+
+
 @few
 @given(data=st.data())
 def test_masks_are_nested_and_each_layer_keeps_its_least(model, task, data):
