@@ -66,14 +66,20 @@ def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
     reason = ""
     try:
         layers = find_layers(model, lambda: model.model(**batch.inputs), *batch.inputs["input_ids"].shape)
+        for each in (False, True):
+            try:
+                return _tried(_Trial(model, encoded.objective, batch, replace(layers, each=each)), stacks)
+            except CannotResume as error:
+                reason = str(error)
     except CannotResume as error:
-        return Way(None, (), stacks, reason=str(error))
-    for each in (False, True):
-        try:
-            return _tried(_Trial(model, encoded.objective, batch, replace(layers, each=each)), stacks)
-        except CannotResume as error:
-            reason = str(error)
-    return Way(None, (), stacks, reason=reason)
+        reason = str(error)
+    return Way(None, (), stacks and _stacks_whole(model, encoded.objective, batch), reason=reason)
+
+
+def _stacks_whole(model: ModelUnderTest, objective: str, batch: Batch) -> bool:
+    """Whether two masks in one batch give what each of them gives alone, where every pass is a whole one."""
+    trial = _Trial(model, objective, batch, None)
+    return all(trial.stacks(site, context=False) for site in {0, len(model.sites) - 1})
 
 
 def _tried(trial: _Trial, stacks: bool) -> Way:
@@ -156,8 +162,12 @@ def _cut(example: Example, size: int) -> Example:
 class _Trial:
     """One head after the other masked, with and without the layers below it."""
 
-    def __init__(self, model: ModelUnderTest, objective: str, batch: Batch, layers: Layers) -> None:
-        self.model, self.objective, self.batch, self.layers = model, objective, batch, layers
+    def __init__(self, model: ModelUnderTest, objective: str, batch: Batch, layers: Layers | None) -> None:
+        self.model, self.objective, self.batch = model, objective, batch
+        self.recording = Recording()
+        if layers is None:
+            return
+        self.layers = layers
         with recorded(model, layers) as self.recording:
             self._run([None] * len(model.sites))
         self.whole = [self._run(self._closed(site)) for site in range(len(model.sites))]
@@ -265,6 +275,8 @@ class _Trial:
     ) -> Tensor | None:
         options: dict[str, Any] = {"context": context, "rows": rows, "queries": queries}
         try:
+            if not self.recording.results:
+                return self._run(gates, copies, gather=gather)
             with resumed(self.model, self.layers, self.recording, site, copies, **options):
                 return self._run(gates, copies, gather=gather)
         except Exception:  # noqa: BLE001 - whatever the model makes of it: it is not run this way

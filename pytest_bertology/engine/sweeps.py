@@ -7,6 +7,7 @@ groups are filled up with several masks. Nothing of a group is kept but its resu
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -23,7 +24,7 @@ from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.resuming import Way, needed_rows, repeated, way_of
 from pytest_bertology.engine.tables import Array, Table
-from pytest_bertology.errors import BertologyWarning, InvalidArgument
+from pytest_bertology.errors import BertologyError, BertologyWarning, InvalidArgument
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.prefix import Layers, Recording, recorded, resumed
@@ -82,9 +83,16 @@ def sweep(
             way = replace(way, narrows=False, gathers=False)
         try:
             return _Sweeper(model, encoded, way, gates, fills, where).run(batching, sweeping, title)
-        except _Differs as difference:
+        except BertologyError:
+            raise
+        except Exception as error:
+            if sweeping.plain:
+                raise
+            why = str(error) if isinstance(error, _Differs) else f"fail ({type(error).__name__}: {error})"
             warnings.warn(
-                f"masks of {model.name} are run one by one: run together, they {difference}", BertologyWarning, 2
+                f"masks of {model.name} are run one by one: run together, they {textwrap.shorten(why, 200)}",
+                BertologyWarning,
+                2,
             )
             return _Sweeper(model, encoded, _PLAIN, gates, fills, where).run(batching, sweeping, title)
 

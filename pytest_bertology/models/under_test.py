@@ -103,14 +103,21 @@ class ModelUnderTest:
                 warnings.warn(
                     f"{self.name} has attention that no mask reaches: {names}", BertologyWarning, stacklevel=3
                 )
-            self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
+            with self._failing_on_its_sample():
+                self.check = self_check(model, self.sites, self.heads, self._gating, inputs, own_sample=sample is None)
         if [id(module) for module in model.modules()] != modules:
             reason = "it exchanged modules of its own while it ran on the sample (one too short for it, perhaps)"
             raise CannotSample(type(model).__name__, reason)
 
     def _discover(self, inputs: Mapping[str, Any]) -> Discovery:
-        try:
+        with self._failing_on_its_sample():
             return discover(self.model, inputs, self.plan.headless if self.plan is not None else frozenset())
+
+    @contextmanager
+    def _failing_on_its_sample(self) -> Iterator[None]:
+        """What the model itself raises becomes CannotSample."""
+        try:
+            yield
         except BertologyError:
             raise
         except Exception as error:

@@ -48,7 +48,8 @@ ENTRIES = [e for e in entries() if e.kind in KINDS and (e in SAMPLE if not ALL e
 def encoded_for(entry: Entry, model: ModelUnderTest) -> Encoded:
     """Four texts of ids at random, the end-of-text token at their ends."""
     config, draw = model.model.config.get_text_config(), random.Random(0)
-    end = model.model.config.eos_token_id if isinstance(model.model.config.eos_token_id, int) else None
+    end = getattr(model.model.config, "eos_token_id", None)
+    end = end if isinstance(end, int) else None
     examples = []
     for length in (9, 6, 12, 6):
         ids = [draw.randrange(4, min(config.vocab_size, 90)) for _ in range(length)]

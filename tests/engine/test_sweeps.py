@@ -253,6 +253,20 @@ def test_results_that_differ_from_the_plain_path_are_not_believed(monkeypatch):
         assert np.array_equal(one.logits, other.logits)
 
 
+def test_what_fails_when_run_together_is_run_one_by_one(monkeypatch):
+    model, task = under_test("bert"), task_for("sequence-classification")
+    expected = evaluate_masks(model, task, single(model), sweeping=Sweeping(plain=True))
+
+    def broken(*args, **options):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(sweeps, "resumed", broken)
+    with pytest.warns(BertologyWarning, match=r"they fail \(RuntimeError: shapes do not match\)"):
+        found = evaluate_masks(model, task, single(model))
+
+    assert np.array_equal(found.variants[2].logits, expected.variants[2].logits)
+
+
 def test_a_model_that_hands_more_than_states_from_layer_to_layer_is_run_whole():
     class Remembering(nn.Module):
         """A layer that also adds what the layer below computed last, which no input of it shows."""
