@@ -117,15 +117,15 @@ def lengths(model: ModelUnderTest, dev: Task) -> Case:
 
 
 def language() -> Case:
-    """A GPT-2 of the published size with weights at random, its loss on texts of 64 tokens; one head of each layer."""
+    """A GPT-2 of the published size, weights at random: its loss on texts of 64 tokens, for three heads of each layer."""
     tokens = tokenizer(special=False)
     torch.manual_seed(0)
     config = GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0)
     model = load_model(GPT2LMHeadModel(config), tokenizer=tokens)
     task = Task("words", "language-modelling", words(4, 64).texts, None)
-    masks = [HeadMask.without(model.heads, [(layer, layer)]) for layer in range(12)]
+    masks = [HeadMask.without(model.heads, [(layer, head)]) for layer in range(12) for head in (0, 4, 8)]
     return Case(
-        "GPT-2 (124 M), loss, length 64, a head of each layer",
+        "GPT-2 (124 M), loss, length 64, three heads of each layer",
         lambda: ours(model, task, masks=masks),
         {"naive, our batches": (lambda: by_evaluate(model, task, masks), 1.4)},
     )
@@ -176,7 +176,7 @@ def padded(model: ModelUnderTest, task: Task, to: int | None, size: int = 32) ->
 
 def words(count: int, length: int) -> Task:
     """Texts of as many different words each, one token a word."""
-    known = "good bad film plot fine dull long story scene actor music light dark time life love".split()
+    known = ["good", "bad", "film", "plot", "fine", "dull", "long", "story", "scene", "music", "light", "dark", "time"]
     texts = tuple(" ".join(known[(i * 7 + j * 3 + j // 5) % len(known)] for j in range(length)) for i in range(count))
     return Task("words", "sequence-classification", texts, tuple(i % 2 for i in range(count)))
 

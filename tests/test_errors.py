@@ -22,7 +22,7 @@ TABLE = {
         ("no weight is zero", "Prune first."),
         ["no weight is zero", "could not fail", "Prune first."],
     ),
-    errors.MissingExtra: (("a figure", "matplotlib", "figures"), ["a figure", "matplotlib", "pytest-bertology[figures]"]),
+    errors.MissingExtra: (("a figure", "matplotlib", "figures"), ["a figure", "matplotlib", "bertology[figures]"]),
     errors.CannotResume: (("s.json", "it is of another model"), ["s.json", "of another model", "delete"]),
     errors.ModelNotFound: (("./gone", "there is no such folder"), ["./gone", "there is no such folder"]),
     errors.NoWeights: (("ckpt", ["pytorch_model.bin"]), ["ckpt", "pytorch_model.bin", "safetensors"]),

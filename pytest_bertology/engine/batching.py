@@ -25,7 +25,7 @@ class Batching:
     """How examples are brought together; results do not depend on it beyond float noise (4e-6 in float32)."""
 
     tokens: int | None = None
-    """Padded tokens per batch; None: 1,024 on a CPU, 16,384 on a GPU."""
+    """Padded tokens per batch; None: 512 on a CPU, 16,384 on a GPU."""
     padding_side: str = "right"
     """"right", or "left" where the model is seen to give the same results for it."""
 
@@ -77,7 +77,7 @@ def plan(
 
 def budget(model: ModelUnderTest, encoded: Encoded, batching: Batching) -> int:
     """Padded tokens that a batch may hold."""
-    tokens = batching.tokens or (1024 if model.device.type == "cpu" else 16384)
+    tokens = batching.tokens or (512 if model.device.type == "cpu" else 16384)
     if encoded.objective in ("causal-lm", "masked-lm"):
         vocabulary = int(model.model.config.get_text_config().vocab_size)
         tokens = min(tokens, max(1, _LOGITS // (4 * vocabulary)))

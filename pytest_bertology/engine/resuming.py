@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from pytest_bertology.engine.batching import Batch, collate
 from pytest_bertology.engine.encoding import IGNORED, Encoded, Example, lengths
 from pytest_bertology.engine.objectives import judge
+from pytest_bertology.engine.reading import LANGUAGE, needed_rows
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.narrowing import can_narrow
-from pytest_bertology.models.prefix import CannotResume, Layers, Recording, find_layers, handed, recorded, resumed
+from pytest_bertology.models.prefix import CannotResume, Layers, Recording, find_layers, recorded, resumed
 from pytest_bertology.models.sampling import can_batch
-from pytest_bertology.tasks.metrics import CLASSIFICATION, REGRESSION
 
-LANGUAGE = ("causal-lm", "masked-lm")
 _SHORT = 9
 """Tokens of the longer of the two examples that ways are tried on."""
 _CLOSE = {"float64": 1e-12, "float32": 4e-6}
@@ -43,6 +41,8 @@ class Way:
     """Linear maps of that layer that need only be computed there too."""
     gathers: bool = False
     """Whether a language model's output embedding need only be applied at the tokens that are judged."""
+    last: Any = field(default=None, repr=False)
+    """What the last layer gave once: the form of its result."""
     reason: str = ""
     """Why nothing is skipped."""
 
@@ -62,7 +62,7 @@ def way_of(model: ModelUnderTest, encoded: Encoded) -> Way:
 
 
 def _find(model: ModelUnderTest, encoded: Encoded, stacks: bool) -> Way:
-    batch = _two(model, encoded)
+    batch = two_examples(model, encoded)
     reason = ""
     try:
         layers = find_layers(model, lambda: model.model(**batch.inputs), *batch.inputs["input_ids"].shape)
@@ -94,48 +94,13 @@ def _tried(trial: _Trial, stacks: bool) -> Way:
     stacks = stacks and all(trial.stacks(site, context) for site, context in ends.items())
     gathers = objective in LANGUAGE and model.model.get_output_embeddings() is not None
     gathers = gathers and all(trial.gathers(site, context) for site, context in ends.items())
-    rows = needed_rows(model, layers, trial.recording, trial.batch, objective)
+    rows = needed_rows(model, layers, trial.recording.results[-1], trial.batch, objective)
     narrows = rows is not None and all(trial.narrows(site, context, rows) for site, context in ends.items())
     queries = trial.queries(rows, contexts[0]) if narrows and rows is not None else ()
-    return Way(layers, contexts, stacks, narrows, queries, gathers)
+    return Way(layers, contexts, stacks, narrows, queries, gathers, trial.recording.results[-1])
 
 
-def needed_rows(
-    model: ModelUnderTest, layers: Layers, recording: Recording, batch: Batch, objective: str
-) -> Tensor | None:
-    """Tokens (examples, n) of which the last layer's states are read; None where that is all, or cannot be told.
-
-    Classifiers: the one token by whose states the logits move, seen by their derivative. Language models: those judged.
-    """
-    if not can_narrow(model, layers) or recording.states().shape[:2] != batch.inputs["input_ids"].shape:
-        return None
-    if objective in LANGUAGE:
-        read = batch.labels != IGNORED
-    elif objective in (CLASSIFICATION, REGRESSION):
-        read = _read(model, layers, recording, batch)
-        if bool((read.sum(dim=1) != 1).any()):
-            return None
-    else:
-        return None
-    n = int(read.sum(dim=1).max())
-    # A stable sort: the tokens that are read come first, in order; an example with fewer of them repeats its last.
-    places = read.int().argsort(dim=1, descending=True, stable=True)[:, :n]
-    last = read.sum(dim=1, keepdim=True) - 1
-    rows = places.gather(1, torch.arange(n, device=read.device).expand(len(read), n).minimum(last))
-    return rows if 2 * n <= read.shape[1] else None
-
-
-def _read(model: ModelUnderTest, layers: Layers, recording: Recording, batch: Batch) -> Tensor:
-    """(examples, tokens) whether the logits move with the last layer's states there."""
-    with torch.inference_mode(False), torch.enable_grad(), handed(layers, recording) as states:
-        inputs = {name: tensor.clone() for name, tensor in batch.inputs.items()}
-        logits = model.model(**inputs).logits
-        weights = torch.linspace(1.0, 2.0, logits.numel(), device=logits.device).reshape(logits.shape)
-        (slopes,) = torch.autograd.grad((logits.float() * weights).sum(), states)
-    return (slopes != 0.0).flatten(2).any(dim=2)
-
-
-def _two(model: ModelUnderTest, encoded: Encoded) -> Batch:
+def two_examples(model: ModelUnderTest, encoded: Encoded) -> Batch:
     """Two examples of unlike lengths, cut short: with padding, and not as many as tokens."""
     length = lengths(encoded)
     first = int(length.argmin())

@@ -22,7 +22,8 @@ from pytest_bertology.engine.batching import Batch, Batching, batches, budget, p
 from pytest_bertology.engine.encoding import Encoded, lengths
 from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.progress import tracked
-from pytest_bertology.engine.resuming import Way, needed_rows, repeated, way_of
+from pytest_bertology.engine.reading import needed_rows
+from pytest_bertology.engine.resuming import Way, repeated, way_of
 from pytest_bertology.engine.tables import Array, Table
 from pytest_bertology.errors import BertologyError, BertologyWarning, InvalidArgument
 from pytest_bertology.heads import HeadMask
@@ -199,7 +200,7 @@ class _Sweeper:
         """The tokens that the last layer is computed at; None for all."""
         if not self.way.narrows or self.way.layers is None or recording is None or self.fills is not None:
             return None
-        return needed_rows(self.model, self.way.layers, recording, batch, self.encoded.objective)
+        return needed_rows(self.model, self.way.layers, recording.results[-1], batch, self.encoded.objective)
 
     def _masks(
         self, batch: Batch, recording: Recording | None, site: int, rows: Sequence[int], read: Tensor | None

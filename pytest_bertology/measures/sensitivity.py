@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch, Batching, batches
 from pytest_bertology.engine.encoding import Encoded, encode, lengths
-from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.progress import tracked
+from pytest_bertology.engine.slopes import Shortened
 from pytest_bertology.engine.store import Arrays, computed_once
 from pytest_bertology.errors import CannotMeasure, MaskNotApplied, NonFinite
 from pytest_bertology.heads import HeadScores
@@ -33,6 +33,7 @@ class Work:
     task: Task
     encoded: Encoded
     batching: Batching
+    passes: Shortened
 
     @classmethod
     def of(cls, model: ModelUnderTest, task: Task, batching: Batching | None) -> Work:
@@ -40,7 +41,8 @@ class Work:
         batching = batching or Batching()
         if not model.check.per_example:
             batching = replace(batching, tokens=1)
-        return cls(model, task, encode(model, task), batching)
+        encoded = encode(model, task)
+        return cls(model, task, encoded, batching, Shortened(model, encoded))
 
     def once(self, what: str, each: Callable[[Batch], Mapping[str, Tensor]]) -> Arrays:
         """Sums over all examples of what `each` gives for a batch, (batch, …); from the store if it has them.
@@ -102,7 +104,7 @@ class Work:
 
     def losses(self, batch: Batch) -> Tensor:
         """(batch,) losses; raises NonFinite naming the example."""
-        losses = judge(self.model, batch, self.encoded.objective).losses
+        losses = self.passes.judge(batch).losses
         _refuse_non_finite(losses, batch, self.task, "the loss")
         return losses
 

@@ -72,11 +72,6 @@ class Recording:
     """None where it was not to be kept."""
     contexts: dict[int, Tensor] = field(default_factory=dict)
 
-    def states(self) -> Tensor:
-        """What the last block gives to go on with."""
-        found: Tensor = next(leaf for leaf in tree_flatten(self.results[-1])[0] if isinstance(leaf, Tensor))
-        return found
-
     def start(self, layers: Layers, site: int) -> int:
         """The block that a pass can be resumed at for a site: its own, or the last before it whose input was kept."""
         block = layers.block_of(site)
@@ -277,10 +272,9 @@ def _handed_on(layers: Layers, recording: Recording, start: int, copies: int) ->
 
 
 @contextmanager
-def handed(layers: Layers, recording: Recording) -> Iterator[Tensor]:
-    """Forward passes in the context skip all layers; gives the last one's states, by which they can be derived."""
-    given = recording.results[-1]
-    leaves, spec = tree_flatten(given)
+def handed(layers: Layers, result: Any) -> Iterator[Tensor]:
+    """Forward passes in the context skip all layers, the last of which gives `result`; gives its states, a variable."""
+    leaves, spec = tree_flatten(result)
     states = leaves[0].detach().clone().requires_grad_()
     with ExitStack() as stack:
         for block in layers.blocks:
@@ -320,6 +314,20 @@ def _zeros(module: nn.Module) -> Callable[..., Tensor]:
         if value is not None
     )
     return lambda states, *args, **kwargs: states.new_zeros(*states.shape[:-1], width)
+
+
+def states_in(result: Any) -> Tensor:
+    """What a block gives to go on with: the first tensor of its result."""
+    found: Tensor = next(leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor))
+    return found
+
+
+def with_states(result: Any, states: Tensor) -> Any | None:
+    """The same result with other states; None where it holds more than states."""
+    leaves, spec = tree_flatten(result)
+    if sum(isinstance(leaf, Tensor) for leaf in leaves) != 1:
+        return None
+    return tree_unflatten([states if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
 
 
 def _repeated(result: Any, batched: Sequence[bool], copies: int) -> Any:
