@@ -178,7 +178,7 @@ def test_the_same_sweep_is_run_once():
     assert np.array_equal(one.variants[3].logits, two.variants[3].logits)
 
 
-class _Multiplications(TorchDispatchMode):
+class Multiplications(TorchDispatchMode):
     """Counts the multiplications of linear maps."""
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class _Multiplications(TorchDispatchMode):
 
 def multiplications(model, task, masks, sweeping: Sweeping) -> int:
     way(model, task)  # found out once, and not counted
-    with _Multiplications() as counter, using_store(ResultStore()):
+    with Multiplications() as counter, using_store(ResultStore()):
         evaluate_masks(model, task, masks, sweeping=sweeping)
     return counter.count
 
