@@ -431,3 +431,15 @@ def test_resampling_from_one_example_is_refused():
 def test_settings_that_mean_nothing_are_refused(options):
     with pytest.raises(InvalidArgument):
         Sweeping(**options)
+
+
+@pytest.mark.gpu
+def test_a_sweep_on_a_gpu_is_that_on_a_cpu():
+    model, task = under_test("bert"), task_for("sequence-classification")
+    expected = evaluate_masks(model, task, single(model))
+    model.model.cuda()
+
+    found = evaluate_masks(model, task, single(model))
+
+    for one, other in zip(found.variants, expected.variants, strict=True):
+        assert np.allclose(one.logits, other.logits, atol=1e-4)

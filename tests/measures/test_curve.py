@@ -241,7 +241,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         made([0.9, 0.85]).plot()
 
 
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+FRACTIONS = (0.1, 0.5, 0.9)
 
 
 @pytest.mark.assets
@@ -253,6 +253,6 @@ def test_the_curves_of_minilm_on_sst2_are_the_known_ones(assets):
         normalised = pruning_curve(model, task, fractions=FRACTIONS)
         plain = pruning_curve(model, task, head_importance(model, task), fractions=FRACTIONS)
 
-    assert [round(872 * score) for score in normalised.scores] == [786, 784, 778, 780, 782, 775, 709]
-    assert [round(872 * score) for score in plain.scores] == [786, 785, 779, 788, 756, 742, 444]
+    assert [round(872 * score) for score in normalised.scores] == [786, 782, 709]
+    assert [round(872 * score) for score in plain.scores] == [786, 756, 444]
     assert round(872 * plain.baseline) == 788
