@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.structure import assert_prune_equals_mask
     from pytest_bertology.checks.verdicts import CheckFailed
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
+    from pytest_bertology.embedded import load_embedded_model, load_embedded_task
     from pytest_bertology.engine.batching import Batching
     from pytest_bertology.engine.store import ResultStore, using_store
     from pytest_bertology.engine.sweeps import Sweeping
@@ -119,6 +120,8 @@ _HOMES = {
     "find_prunable_heads": "search.finding",
     "head_importance": "measures.importance",
     "layer_similarity": "measures.layer_contribution",
+    "load_embedded_model": "embedded",
+    "load_embedded_task": "embedded",
     "load_model": "models",
     "load_task": "tasks",
     "pruning_curve": "measures.curve",
@@ -192,6 +195,8 @@ __all__ = [  # noqa: RUF022
     "find_prunable_heads",
     "head_importance",
     "layer_similarity",
+    "load_embedded_model",
+    "load_embedded_task",
     "load_model",
     "load_task",
     "pruning_curve",

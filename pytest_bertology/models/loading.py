@@ -22,7 +22,7 @@ from pytest_bertology.models.kinds import auto_class, check_kind, kind_of, kind_
 from pytest_bertology.models.quiet import Quiet
 from pytest_bertology.models.state import input_device
 from pytest_bertology.models.under_test import ModelUnderTest
-from pytest_bertology.names import DTYPES
+from pytest_bertology.names import DTYPES, EMBEDDED
 
 
 def load_model(
@@ -128,6 +128,8 @@ def _reason(name: str, error: BaseException) -> str:
 
 def _refuse_files(name: str) -> None:
     path = Path(name)
+    if name == EMBEDDED and not path.exists():
+        raise ModelNotFound(name, "in Python it is pytest_bertology.load_embedded_model()")
     if path.is_file():
         raise ModelNotFound(name, "it is a file: give the folder that holds config.json and model.safetensors")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_bertology.errors import InvalidArgument, MalformedData, TaskNotFound
+from pytest_bertology.names import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def read(source: Any, split: str | None) -> Table:
         return _from_folder(path, split)
     if path.suffix.lower() in _READERS or path.is_absolute() or name.startswith("."):
         raise TaskNotFound(name, f"there is no such file (looked from {Path.cwd()})")
+    if name == EMBEDDED:
+        raise TaskNotFound(name, "in Python it is pytest_bertology.load_embedded_task()")
     return _from_hub(name, split)
 
 

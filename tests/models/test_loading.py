@@ -424,3 +424,8 @@ def _configure(folder, **changes):
 def _same_weights(one, other):
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_embedded_model_is_loaded_by_a_function_of_its_own():
+    with pytest.raises(ModelNotFound, match=r"load_embedded_model\(\)"):
+        load_model("embedded")
