@@ -383,4 +383,4 @@ def test_without_a_network_a_hub_name_fails_at_once():
 
 def test_the_embedded_task_is_loaded_by_a_function_of_its_own():
     with pytest.raises(TaskNotFound, match=r"load_embedded_task\(\)"):
-        read("embedded")
+        read("embedded", None)
