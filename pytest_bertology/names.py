@@ -24,6 +24,8 @@ IMPORTANCE_METHODS = (
     "confidence",
     "random",
 )
+OWN_METHOD = "a method of your own (hook pytest_bertology_importance_method)"
+"""What stands beside them wherever one is named."""
 ABLATIONS = ("zero", "mean", "resample")
 """What takes the place of an ablated head's output."""
 CORRECTIONS = ("holm", "bonferroni", "fdr")

@@ -10,7 +10,10 @@ from pytest_bertology import Head, HeadMap, errors
 from pytest_bertology.errors import BertologyError
 
 TABLE = {
-    errors.UnknownHead: ((Head(7, 0), HeadMap([2, 2])), ["L7H0", "2 layers of 2 heads"]),
+    errors.UnknownHead: (
+        (Head(7, 0), HeadMap([2, 2])),
+        ["L7H0", "2 layers of 2 heads, counted from 0: the last is L1H1"],
+    ),
     errors.NotAHead: (("L2H4",), ["'L2H4'", "(2, 4)"]),
     errors.InvalidGate: ((1.5, "a number"), ["1.5", "a number"]),
     errors.InvalidScores: (("NaN for L0H1", "finite"), ["NaN for L0H1", "finite"]),
@@ -35,7 +38,7 @@ TABLE = {
     errors.NoAttentionHeads: (("MambaModel",), ["MambaModel"]),
     errors.CannotGate: (("WavLM", "layer 0", "heads are mixed"), ["WavLM", "layer 0", "heads are mixed"]),
     errors.CannotMeasure: (("confidence", "Flex", "no weights"), ["confidence", "Flex", "no weights"]),
-    errors.UnknownLayer: ((14, "12 layers"), ["14", "12 layers"]),
+    errors.UnknownLayer: ((14, "12 layers"), ["14", "12 layers", "counted from 0"]),
     errors.CannotDropLayers: (("AlbertModel", "one block runs 12 times"), ["AlbertModel", "one block runs 12 times"]),
     errors.SkippedByAnotherThread: (("BertModel",), ["BertModel", "copy.deepcopy(model)"]),
     errors.UnknownUnit: (("L0N9", "2 layers of 8 neurons"), ["L0N9", "2 layers of 8 neurons"]),

@@ -46,7 +46,7 @@ def not_redundant(
 
 def layer_needs_more(model: ModelUnderTest, found: ReducedLayer, tolerance: float, relative: bool) -> str:
     """The failure page of a check on a layer reduced to one head."""
-    ranked = sorted(found.retained, key=lambda head: found.retained[head].drop)
+    ranked = found.ranked
     best = found.retained[ranked[0]]
     layer = f"{ranked[0].stack} layer {ranked[0].layer}" if ranked[0].stack else f"layer {ranked[0].layer}"
     cost = best.relative_drop if relative else best.drop

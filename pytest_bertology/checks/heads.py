@@ -14,7 +14,7 @@ from pytest_bertology.heads.maps import as_head
 from pytest_bertology.measures.all_but_one import ReducedLayer, reduced_layer
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
-from pytest_bertology.measures.retention import Retention, retention
+from pytest_bertology.measures.retention import Retention, retention, retentions
 from pytest_bertology.measures.transfer import Transfer, importance_transfer
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
@@ -46,7 +46,11 @@ def assert_head_redundant(
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
     named = _named(model.heads, heads)
-    found = {head: retention(model, task, model.together([head]), confidence=confidence) for head in named}
+    masks = [model.together([head]) for head in named]
+    if len(masks) == 1:
+        found = {named[0]: retention(model, task, masks[0], confidence=confidence)}
+    else:
+        found = dict(zip(named, retentions(model, task, masks, confidence=confidence), strict=True))
     costs = {head: _cost(each, relative) for head, each in found.items()}
     worst = max(costs, key=lambda head: costs[head])
     verdict = Verdict(
@@ -122,7 +126,7 @@ def assert_importance_transfers(
     rank correlation ("spearman"). `method` is one of `head_importance`.
 
     Raises CheckFailed (an AssertionError), InvalidArgument for tasks of the same examples or the method "random", on
-    which it could not fail, UndefinedScore where all scores of one task are equal.
+    which it could not fail, UndefinedScore where all scores of one task are equal. Warns of texts in both tasks.
     """
     __tracebackhide__ = True
     numeric = isinstance(min_correlation, int | float) and not isinstance(min_correlation, bool)

@@ -10,13 +10,15 @@ from pytest_bertology.checks import explain
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadScores
+from pytest_bertology.heads.scores import refuse_equal
 
 
 def assert_heads_in_top(scores: HeadScores, heads: Iterable[HeadLike], k: int) -> HeadScores:
     """Assert that each of `heads` ranks among the `k` most important; return `scores`.
 
     Raises CheckFailed (an AssertionError) naming the heads that do not, UnknownHead for a head the model does not
-    have, InvalidArgument where `k` is so large that the check could not fail.
+    have, InvalidArgument where `k` is so large that the check could not fail, UndefinedScore where all scores are
+    equal.
     """
     __tracebackhide__ = True
     named = scores.heads.select(heads)
@@ -24,6 +26,7 @@ def assert_heads_in_top(scores: HeadScores, heads: Iterable[HeadLike], k: int) -
         raise NoHeadSelected("heads=[] names no head", "Name the heads that must rank high.")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k < len(scores.heads):
         raise InvalidArgument("k", k, f"a whole number from 1 to {len(scores.heads) - 1}: of {len(scores.heads)} heads")
+    refuse_equal(scores)
     missed = {head: scores.rank(head) for head in named if scores.rank(head) >= k}
     verdict = Verdict(
         check="assert_heads_in_top",

@@ -146,7 +146,7 @@ class UnknownLayer(BertologyError, LookupError):
     def __init__(self, layer: object, known: str) -> None:
         self.layer = layer
         self.known = known
-        super().__init__(f"there is no layer {layer!r}: the model has {known}")
+        super().__init__(f"there is no layer {layer!r} (layers are counted from 0): the model has {known}")
 
 
 class CannotDropLayers(BertologyError):

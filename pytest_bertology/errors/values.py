@@ -19,7 +19,8 @@ class UnknownHead(BertologyError, LookupError):
         stacks = [x.stack for x in heads.layers if x.stack and x.layer == head.layer and head.head < x.heads]
         example = f'. Name the stack too, for example ({head.layer}, {head.head}, "{stacks[0]}")' if stacks else ""
         hint = example if head.stack is None else ""
-        super().__init__(f"there is no head {head}: {heads.describe()}{hint}")
+        count = f", counted from 0: the last is {heads[-1]}" if len(heads) else ""
+        super().__init__(f"there is no head {head}: {heads.describe()}{count}{hint}")
 
 
 class UnknownUnit(BertologyError, LookupError):

@@ -130,6 +130,12 @@ class HeadScores:
         return int(k)
 
 
+def refuse_equal(scores: HeadScores) -> None:
+    """Raise UndefinedScore where all of several heads score the same: the map's order would decide, and no score."""
+    if len(scores) > 1 and (scores.values == scores.values[0]).all():
+        raise UndefinedScore("the ranking", f"all {scores.method} scores are equal")
+
+
 def _mean_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Ranks from 0, equal values sharing the mean of theirs."""
     import numpy as np

@@ -95,9 +95,10 @@ class AblationReport:
         return len(self.tested) if self.correction in ("holm", "bonferroni") else 1
 
     def table(self, k: int | None = None) -> str:
-        """The `k` heads that cost most (default: all), as text of a line each."""
+        """The `k` heads that cost most (default: all), as text of a line each; of equals, what raises the loss most."""
         metric = self.baseline.metric.name
-        chosen = self.drop.top(len(self.drop) if k is None else k)
+        count = len(self.drop.top(len(self.drop) if k is None else k))
+        chosen = sorted(self.drop.heads, key=lambda head: (-self.drop[head], -self.loss_change[head]))[:count]
         width = max([4, *(len(str(head)) for head in chosen)])
         lines = [
             f"{self.ablation} ablation of single heads: {metric} {self.baseline.score:.4f} on {len(self.baseline)} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import BertologyWarning, NothingToJudge, UnknownLayer
-from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, HeadScores
 from pytest_bertology.heads.maps import Layer, is_whole
 from pytest_bertology.measures.ablation import score_without, under
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
@@ -47,7 +48,7 @@ class AllButOneReport:
     """`scores` − baseline, in units of the metric."""
     ablation: str
     best: tuple[BestHead, ...]
-    """Per layer that has an open head, the head that alone costs least; the first of equals.
+    """Per layer that has an open head, the head that alone costs least; of equals, that of the lowest mean loss.
 
     Chosen and scored on the same examples, so that its score is a little too good: Michel et al. choose on one set and
     report on another.
@@ -104,7 +105,11 @@ def ablate_all_but_one(
         scores=found,
         score_change=HeadScores(scores - baseline.score, model.heads, f"{name}: change in {task.metric.name}"),
         ablation=ablation,
-        best=tuple(_best(heads, found, baseline) for layer in model.heads.layers if (heads := open_heads(layer, base))),
+        best=tuple(
+            _best({head: outcomes[model.heads.index(head)] for head in heads}, found, baseline)
+            for layer in model.heads.layers
+            if (heads := open_heads(layer, base))
+        ),
         _outcomes=outcomes,
     )
 
@@ -121,8 +126,14 @@ class ReducedLayer:
 
     @property
     def best(self) -> Head:
-        """The head that alone costs least; the first of equals."""
-        return min(self.retained, key=lambda head: self.retained[head].drop)
+        """The head that alone costs least; of equals, that of the lowest mean loss."""
+        return self.ranked[0]
+
+    @cached_property
+    def ranked(self) -> tuple[Head, ...]:
+        """The heads of the layer, that which alone costs least first; of equals, that of the lowest mean loss."""
+        by_cost = {head: (each.drop, mean_loss(each.masked)) for head, each in self.retained.items()}
+        return tuple(sorted(by_cost, key=by_cost.__getitem__))
 
 
 def reduced_layer(
@@ -136,7 +147,7 @@ def reduced_layer(
     """
     known = {(found.layer, found.stack): found for found in model.heads.layers}
     if not is_whole(layer) or (layer, stack or None) not in known:
-        raise UnknownLayer(layer if stack is None else (layer, stack), model.heads.describe())
+        raise UnknownLayer(layer if stack is None else (layer, stack), _numbers(model.heads))
     base = model.mask_in_force()
     left = open_heads(known[layer, stack or None], base)
     if not left or known[layer, stack or None].heads == 1:
@@ -164,6 +175,21 @@ def alone_in_layer(head: Head, base: HeadMask) -> HeadMask:
     return HeadMask.without(base.heads, others)
 
 
-def _best(heads: list[Head], scores: HeadScores, baseline: Outcomes) -> BestHead:
-    best = min(heads, key=lambda head: baseline.metric.drop(baseline.score, scores[head]))
+def mean_loss(outcomes: Outcomes) -> float:
+    """By which heads of equal scores are told apart."""
+    return outcomes.rescored("loss").score
+
+
+def _numbers(heads: HeadMap) -> str:
+    """What layers there are, and how they are counted."""
+    last = {stack: len(counts) - 1 for stack, counts in heads.to_stacks().items()}
+    named = (f"{stack + ' ' if stack else ''}layers 0 to {number}" for stack, number in last.items())
+    return f"{heads.describe()} ({', '.join(named)})"
+
+
+def _best(heads: Mapping[Head, Outcomes], scores: HeadScores, baseline: Outcomes) -> BestHead:
+    def cost(head: Head) -> tuple[float, float]:
+        return baseline.metric.drop(baseline.score, scores[head]), mean_loss(heads[head])
+
+    best = min(heads, key=cost)
     return BestHead(best, scores[best], scores[best] - baseline.score, len(heads))

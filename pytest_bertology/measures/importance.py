@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from pytest_bertology.measures.sensitivity import (
 )
 from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.names import IMPORTANCE_METHODS
+from pytest_bertology.names import IMPORTANCE_METHODS, OWN_METHOD
 from pytest_bertology.tasks.task import Task
 
 
@@ -102,7 +103,7 @@ def chosen_method(method: object, argument: str = "method") -> tuple[Method | No
     own, known = find_method(method) if isinstance(method, str) and method not in IMPORTANCE_METHODS else (None, ())
     if own is None and method not in IMPORTANCE_METHODS:
         names = ", ".join((*IMPORTANCE_METHODS, *known))
-        raise InvalidArgument(argument, method, f"one of {names}, or a function of a model and a task")
+        raise InvalidArgument(argument, method, f"one of {names}, {OWN_METHOD}, or a function of a model and a task")
     return own, str(method)
 
 
@@ -149,11 +150,14 @@ _MEASURES: dict[str, Callable[..., HeadScores]] = {
 
 def _own_importance(model: ModelUnderTest, task: Task, method: Method, name: str) -> HeadScores:
     """What a method of the user's own gives, checked to be a finite number for each head."""
+    _check_takes(method, model, task)
     found: Any = method(model, task)
     if isinstance(found, HeadScores):
         model.as_mask(HeadMask.keep_all(found.heads))  # raises MaskOfAnotherModel
         return replace(found, method=name)
     expected = f"one finite number for each of {len(model.heads)} heads, as the importance method {name!r} must give"
+    if found is None:
+        raise InvalidScores("nothing: it returned None", expected)
     try:
         values = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=np.float64)
     except (TypeError, ValueError):
@@ -163,4 +167,22 @@ def _own_importance(model: ModelUnderTest, task: Task, method: Method, name: str
         values = values[~np.isnan(table)]
     if values.shape != (len(model.heads),):
         raise InvalidScores(f"{type(found).__name__} of shape {values.shape}", expected)
-    return HeadScores(values, model.heads, name)
+    try:
+        return HeadScores(values, model.heads, name)
+    except InvalidScores as error:
+        raise InvalidScores(error.found, expected) from None
+
+
+def _check_takes(method: Method, model: ModelUnderTest, task: Task) -> None:
+    """Raise InvalidArgument where a function cannot be called with a model and a task."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # some callables written in C tell nothing
+        return
+    try:
+        signature.bind(model, task)
+    except TypeError as error:
+        name = getattr(method, "__name__", type(method).__name__)
+        raise InvalidArgument(
+            "method", f"{name}{signature}", f"a function called as method(model, task): {error}"
+        ) from None

@@ -9,6 +9,7 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads import Head, HeadMask, HeadScores
 from pytest_bertology.heads.maps import is_whole
+from pytest_bertology.heads.scores import refuse_equal
 from pytest_bertology.measures.importance import chosen_method, pruning_scores
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
@@ -46,13 +47,20 @@ def ordering_scores(
 ) -> HeadScores:
     """The scores to order heads by, of the model under exactly `mask`.
 
-    Scores given are used as they are, those of a method as `pruning_scores` has them.
+    Scores given are used as they are, those of a method as `pruning_scores` has them. Raises UndefinedScore where all
+    heads score the same; not so for scores computed again under a longer mask than that in force around the call, which
+    may leave no head that matters.
     """
     check_by(model, by)
     if isinstance(by, HeadScores):
+        refuse_equal(by)
         return by
+    first = mask == model.mask_in_force() and len(mask.heads) - len(mask.masked) > 1
     with model.exactly(mask):
-        return pruning_scores(model, task, by, seed=seed, batching=batching)
+        scores = pruning_scores(model, task, by, seed=seed, batching=batching)
+    if first:
+        refuse_equal(scores)
+    return scores
 
 
 def room_per_layer(mask: HeadMask, least_per_layer: int) -> dict[tuple[str | None, int], int]:

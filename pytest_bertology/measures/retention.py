@@ -15,6 +15,8 @@ from pytest_bertology.engine.results import RawResults, noise
 from pytest_bertology.engine.store import computed_once, stored
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.heads.scores import refuse_equal
+from pytest_bertology.measures.ablation import under
 from pytest_bertology.measures.arguments import check_has_heads
 from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.early import EarlyVerdict, Requirement
@@ -108,6 +110,15 @@ def retention(
     judged, gates = _side(model, mask, structural)
     masked = replace(evaluate_exactly(judged, task, gates, batching), mask=mask)
     return _compared(model, baseline, masked, confidence)
+
+
+def retentions(
+    model: ModelUnderTest, task: Task, masks: Iterable[HeadMask], *, confidence: float | None = None
+) -> tuple[Retention, ...]:
+    """`retention` under each of `masks`, in one sweep: that of `ablate_heads` where each masks one head of the map."""
+    _check_confidence(confidence)
+    baseline, outcomes = under(model, task, HeadMask.keep_all(model.heads), masks)
+    return tuple(_compared(model, baseline, masked, confidence) for masked in outcomes)
 
 
 def retention_or_refutation(
@@ -205,7 +216,7 @@ def least_important(
     Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names a method of
     `head_importance` or is one of your own (see `pruning_scores` for what is normalised), or holds scores, which are
     used as they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no
-    head.
+    head, UndefinedScore where all heads score the same and not all are chosen.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")
@@ -227,6 +238,8 @@ def least_important(
     open_heads = [head for head in scores.bottom(total) if head not in masked]
     if count > len(open_heads):
         raise InvalidArgument("prune", fraction, f"at most the {len(open_heads)} of {total} heads not masked already")
+    if count < len(open_heads):
+        refuse_equal(scores)
     return HeadMask.without(model.heads, open_heads[:count]), scores
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bertology.engine.batching import Batching
-from pytest_bertology.errors import InvalidArgument, MaskOfAnotherModel, UndefinedScore
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskOfAnotherModel, UndefinedScore
 from pytest_bertology.heads import HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.importance import head_importance
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.overlap import shared_texts
 from pytest_bertology.tasks.task import Task
 
 CORRELATIONS = ("pearson", "spearman")
@@ -43,7 +45,8 @@ def importance_transfer(
 
     Scores are by `method` (see `head_importance`), divided by each layer's L2 norm as that paper does, so that no layer
     outweighs the others. Raises InvalidArgument where the tasks hold the same examples, or for the method "random",
-    whose scores ask no task; UndefinedScore where all scores of one task are equal.
+    whose scores ask no task; UndefinedScore where all scores of one task are equal. Warns where texts of one task are
+    in the other, too.
     """
     check_model_and_task(model, task_a)
     check_model_and_task(model, task_b)
@@ -53,6 +56,9 @@ def importance_transfer(
         raise InvalidArgument("method", method, "a method that asks the task: random scores are the same for any")
     if task_a.digest == task_b.digest:
         raise InvalidArgument("task_b", task_b.name, f"other examples than those of {task_a.name}")
+    if shared := shared_texts(task_a, task_b):
+        text = f"{shared}: importance to the one is measured on examples of the other"
+        warnings.warn(text, BertologyWarning, stacklevel=3)
     both = [
         head_importance(model, task, method, batching=batching).normalized(per_layer=True, min_max=False)
         for task in (task_a, task_b)

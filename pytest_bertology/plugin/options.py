@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bertology.names import DTYPES, IMPORTANCE_METHODS, KINDS, METRICS
+from pytest_bertology.names import DTYPES, IMPORTANCE_METHODS, KINDS, METRICS, OWN_METHOD
 from pytest_bertology.plugin.own_methods import own_methods
 
 
@@ -31,6 +31,8 @@ class Option:
     """Says what values are valid where the value is not, else None."""
     more: Callable[[pytest.Config, object], Iterable[str]] | None = None
     """Further choices, which conftests and plugins bring along, given one that somebody asks for."""
+    others: str = ""
+    """What those are, in words."""
     path: bool = False
     """Whether the value may name a file or folder; in an ini file, relative to that file."""
 
@@ -54,7 +56,11 @@ class Option:
         if not self.choices or value in self.choices:
             return None
         more = tuple(self.more(config, value)) if self.more is not None else ()
-        return None if value in more else ", ".join(self.choices + more)
+        return None if value in more else self.listed(more)
+
+    def listed(self, more: tuple[str, ...] = ()) -> str:
+        """The choices, and further ones, as messages have them."""
+        return ", ".join(self.choices + more) + (f", or {self.others}" if self.others else "")
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,7 @@ OPTIONS = (
         default="gradient",
         choices=IMPORTANCE_METHODS,
         more=own_methods,
+        others=OWN_METHOD,
     ),
     Option("store", "folder that keeps results across sessions", metavar="FOLDER", check=_folder, path=True),
     Option("report_json", "write every verdict to this JSON file", metavar="FILE", check=_report, path=True),
@@ -167,7 +174,7 @@ def add_options(parser: pytest.Parser) -> None:
             arguments["action"] = "append" if option.many else "store"
             arguments["metavar"] = option.metavar or option.name.upper()
         if option.choices:
-            arguments["help"] += f"; one of {', '.join(option.choices)}"
+            arguments["help"] += f"; one of {option.listed()}"
         group.addoption(option.flag_name, **arguments)
         kind: Any = "bool" if option.flag else "linelist" if option.many else "string"
         parser.addini(option.ini, option.help, type=kind, default=None if not option.flag else False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -19,6 +20,7 @@ from pytest_bertology import (
     HeadMap,
     HeadMask,
     ResultStore,
+    ablate_heads,
     assert_head_redundant,
     assert_heads_prunable,
     assert_importance_transfers,
@@ -38,6 +40,7 @@ from pytest_bertology.errors import (
     UnknownHead,
     UnknownLayer,
 )
+from pytest_bertology.measures import sweeping
 from tests.families import HEADS, plain_inputs, task_for, under_test, zeroed
 from tests.planted import planted_model, planted_task
 
@@ -141,6 +144,24 @@ def test_each_of_several_heads_is_masked_alone():
     assert assert_head_redundant(bert(), TASK, heads, drops[worst])
 
 
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_several_heads_in_one_sweep_are_judged_as_each_one_alone(confidence):
+    options = {"tolerance": 0.99, "confidence": confidence}
+    together = assert_head_redundant(bert(), TASK, list(bert().heads), **options)
+
+    for head, found in together.items():
+        alone = assert_head_redundant(bert(), TASK, head, **options)[head]
+        assert (found.drop, found.bound, found.heads) == (alone.drop, alone.bound, (head,))
+        assert found.masked.losses == pytest.approx(alone.masked.losses, abs=1e-6)
+
+
+def test_all_heads_after_their_ablation_come_from_the_store(monkeypatch):
+    ablate_heads(bert(), TASK, resamples=10)
+    monkeypatch.setattr(sweeping, "sweep", None)
+
+    assert len(assert_head_redundant(bert(), TASK, list(bert().heads), 0.99)) == 8
+
+
 def test_a_failure_of_several_heads_lists_them():
     model = planted_model(Head(0, 1))
     with model.masked([(2, 2)]):
@@ -239,7 +260,7 @@ def test_an_idle_layer_is_warned_of():
 
 @pytest.mark.parametrize(("layer", "stack"), [(3, None), (-1, None), (True, None), ("1", None), (1, "decoder")])
 def test_a_layer_that_there_is_not_is_refused(layer, stack):
-    with pytest.raises(UnknownLayer, match="3 layers of 4 heads"):
+    with pytest.raises(UnknownLayer, match=r"counted from 0.*3 layers of 4 heads \(layers 0 to 2\)"):
         assert_layer_survives_one_head(planted(), QUALITY, layer, 0.1, stack=stack)
 
 
@@ -294,6 +315,14 @@ def test_what_could_not_fail_is_refused():
         arguments = {"task_a": TASK, "task_b": OTHER, "min_correlation": 0.1} | options
         with pytest.raises(InvalidArgument, match=what):
             assert_importance_transfers(bert(), **arguments)
+
+
+def test_texts_of_both_tasks_are_warned_of():
+    part = OTHER.subset(range(4))
+
+    with pytest.warns(BertologyWarning, match=re.escape(f"4 of 4 examples of {part.name} are in")) as caught:
+        assert_importance_transfers(bert(), OTHER, part, -0.99)
+    assert caught[0].filename == __file__
 
 
 def test_scores_that_are_all_equal_do_not_correlate():

@@ -95,6 +95,12 @@ def test_the_verdict_of_a_ranking_check_is_heard():
     assert failed.details == {"method": "given", "ranks": {"L0H0": 7, "L0H1": 0}}
 
 
+def test_scores_that_are_all_equal_rank_nothing():
+    with pytest.raises(UndefinedScore, match=r"the ranking .*all constant scores are equal"):
+        assert_heads_in_top(scores_of([0.5] * 8, "constant"), [(0, 0)], 1)
+    assert_heads_in_top(scores_of([0.0] * 7 + [1.0]), [(1, 3)], 1)
+
+
 @pytest.mark.parametrize("k", [0, -1, 8, 9, 1.0, True, "3", None])
 def test_a_k_on_which_the_check_could_not_pass_or_not_fail_is_refused(k):
     with pytest.raises(InvalidArgument, match="a whole number from 1 to 7: of 8 heads"):

@@ -5,6 +5,7 @@ Each copy is run by plain transformers, one text at a time. Planted models say w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from pytest_bertology import (
     Head,
     HeadMap,
     HeadMask,
+    HeadScores,
     ResultStore,
     Task,
     ablate_all_but_one,
@@ -417,6 +419,24 @@ def test_the_table_lists_what_costs_most_first():
     assert second.split()[1:3] == ["1.0000", "+0.0000"]
     assert len(found.table().splitlines()) == 2 + 12
     assert "L1H2: -0.5000" in repr(found)
+
+
+def test_equal_changes_of_score_are_listed_by_the_rise_of_the_loss():
+    report = report_of("bert")
+    tied = replace(report, score_change=HeadScores(np.zeros(8), report.score_change.heads, "none"))
+    listed = [line.split()[0] for line in tied.table().splitlines()[2:]]
+
+    assert listed == [str(head) for head in report.loss_change.ranking]
+    assert [line.split()[0] for line in tied.table(3).splitlines()[2:]] == listed[:3]
+
+
+def test_of_equal_heads_the_best_of_a_layer_is_that_of_the_lowest_loss():
+    report = ablate_all_but_one(model_of("bert"), TASK.with_metric(lambda labels, predictions: 0.5))
+
+    for best in report.best:
+        heads = [Head(best.head.layer, head) for head in range(HEADS)]
+        losses = {head: report.outcomes(head).losses.mean() for head in heads}
+        assert best.head == min(losses, key=losses.get)
 
 
 def test_the_arrays_have_the_shape_of_the_heads():

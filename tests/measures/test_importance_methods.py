@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pytest_bertology import (
     Batching,
     Head,
+    HeadMask,
     HeadScores,
     ResultStore,
     assert_metric_retained,
@@ -36,8 +37,10 @@ from pytest_bertology.errors import (
     MaskNotApplied,
     MaskOfAnotherModel,
     NonFinite,
+    UndefinedScore,
 )
 from pytest_bertology.measures import importance
+from pytest_bertology.measures.ordering import ordering_scores
 from pytest_bertology.measures.retention import least_important
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.names import IMPORTANCE_METHODS
@@ -408,8 +411,36 @@ def test_a_name_of_ones_own_holds_for_the_length_of_the_context():
 
     assert found.method == "mine"
     assert retained.heads == (Head(1, 3),)
-    with pytest.raises(InvalidArgument, match="confidence, random, or a function"):
+    with pytest.raises(InvalidArgument, match=r"confidence, random, a method of your own .*, or a function"):
         head_importance(model, task, "mine")
+
+
+def test_scores_that_are_all_equal_prune_nothing_but_all():
+    model, task = under_test("bert"), task_for("sequence-classification", 4)
+    equal = HeadScores(np.ones(8), model.heads, "constant")
+
+    for by in (equal, lambda model, task: [0] * 8):
+        with pytest.raises(UndefinedScore, match=r"the ranking .*scores are equal"):
+            least_important(model, task, 0.25, by)
+        with pytest.raises(UndefinedScore, match=r"the ranking .*scores are equal"):
+            ordering_scores(model, task, by, HeadMask.keep_all(model.heads))
+    assert len(least_important(model, task, 1.0, equal)[0].masked) == 8
+    assert ordering_scores(model, task, lambda model, task: [0] * 8, HeadMask.without(model.heads, [(0, 0)]))[0, 0] == 0
+
+
+@pytest.mark.parametrize("method", [lambda: [0] * 8, lambda model: [0] * 8, lambda model, task, more: [0] * 8])
+def test_a_function_that_does_not_take_a_model_and_a_task_is_refused(method):
+    with pytest.raises(InvalidArgument, match=r"called as method\(model, task\)"):
+        head_importance(under_test("bert"), task_for("sequence-classification", 4), method)
+
+
+def test_a_type_error_within_a_method_is_its_own():
+    with pytest.raises(TypeError, match="theirs"):
+        head_importance(under_test("bert"), task_for("sequence-classification", 4), _failing)
+
+
+def _failing(model, task):
+    raise TypeError("theirs")
 
 
 def test_the_innermost_context_goes_first():
@@ -434,7 +465,8 @@ def test_a_name_that_is_taken_or_a_method_that_is_none_is_refused(name, method):
     [
         ([1.0, 2.0], r"list of shape \(2,\)"),
         (np.zeros((4, 2)), r"ndarray of shape \(4, 2\)"),
-        (None, "NoneType"),
+        (None, "it returned None"),
+        ([float("nan")] * 8, "the importance method '<lambda>' must give; found NaN"),
         (["high"] * 8, "list"),
         ([0.0] * 7 + [float("inf")], "NaN or infinity for L1H3"),
     ],
@@ -454,7 +486,7 @@ def test_scores_of_another_models_heads_are_refused():
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
-        ("gradients", {}, "one of gradient, .*, random, or a function"),
+        ("gradients", {}, "one of gradient, .*, random, .* or a function"),
         (None, {}, "one of gradient"),
         ("taylor", {"steps": 8}, "taylor takes no steps"),
         ("integrated_gradients", {"steps": 0}, "a whole number from 1"),

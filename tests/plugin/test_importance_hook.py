@@ -124,13 +124,22 @@ def test_the_innermost_conftest_goes_first(suite):
     result.assert_outcomes(passed=1)
 
 
+OTHERS = ", or a method of your own (hook pytest_bertology_importance_method)"
+
+
+def test_the_help_tells_of_methods_of_ones_own(suite):
+    text = " ".join(suite.run("", "--help").stdout.str().split())
+
+    assert OTHERS.removeprefix(", ") in text
+
+
 @pytest.mark.parametrize("conftest", [_MAPPING, ""])
 def test_an_unknown_name_on_the_command_line_is_refused_with_the_valid_ones(suite, conftest):
     message = suite.refused("", "--bertology-importance=nine", *suite.given, conftest=conftest)
 
     valid = ", ".join(["confidence, random", *(["mine", "upside_down"] if conftest else [])])
     assert "--bertology-importance: 'nine' is not valid; expected gradient, gradient_per_token, bert" in message
-    assert message.endswith(valid)
+    assert message.endswith(valid + OTHERS)
 
 
 def test_an_unknown_name_in_a_marker_is_refused_with_the_valid_ones(suite):
@@ -145,7 +154,7 @@ def test_an_unknown_name_in_a_marker_is_refused_with_the_valid_ones(suite):
     )
 
     assert "test_marked: @pytest.mark.bertology(importance='nine') is not valid" in message
-    assert message.endswith("random, mine, upside_down")
+    assert message.endswith("random, mine, upside_down" + OTHERS)
 
 
 def test_an_unknown_name_in_a_check_fails_with_the_valid_ones(suite):
@@ -161,7 +170,7 @@ def test_an_unknown_name_in_a_check_fails_with_the_valid_ones(suite):
 
     result.assert_outcomes(failed=1)
     assert "by='nine' is not valid: expected one of gradient" in result.stdout.str()
-    assert "random, mine, upside_down, or a function" in result.stdout.str()
+    assert "random, mine, upside_down" + OTHERS.replace("or ", "") + ", or a function" in result.stdout.str()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_a_hook_that_gives_something_else_is_refused(suite, given, says):
     ("given", "found"),
     [
         ("[1.0, 2.0]", "found list of shape (2,)"),
-        ("None", "found NoneType"),
+        ("None", "it returned None"),
         ("'high'", "found str"),
         ("[float('nan')] + [0.0] * 7", "found NaN or infinity for L0H0"),
     ],
