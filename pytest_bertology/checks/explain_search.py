@@ -10,7 +10,7 @@ from pytest_bertology.heads import HeadMask
 from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.search.result import PruningResult, TaskScores
+from pytest_bertology.search.result import PruningResult, TaskScores, evaluations_told
 
 
 def not_prunable(model: ModelUnderTest, found: PruningResult, needed: int) -> str:
@@ -27,7 +27,7 @@ def not_prunable(model: ModelUnderTest, found: PruningResult, needed: int) -> st
     rows = {"model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})"}
     for task in found.tasks:
         rows |= {_own(name, rows): text for name, text in _task(task).items()}
-    rows["search"] = f"{found.search}, {found.evaluations} evaluations; {found.proof()}"
+    rows["search"] = f"{found.search}, {evaluations_told(found.evaluations)}; {found.proof()}"
     if found.stopped and not reached:
         rows["ended early"] = f"{found.stopped}; a larger budget may find more"
     rows |= {} if reached else _next(found)
@@ -59,6 +59,8 @@ def _task(task: TaskScores) -> dict[str, str]:
         "searched": f"{task.task}: {task.metric.name} {task.score:.4f} of {task.baseline:.4f} as trained on "
         f"{task.examples} examples; required: {_sign(task)} {task.floor:.4f}"
     }
+    if missed := task.missed_as_trained():
+        rows["floor"] = missed
     if task.held_out_score is not None:
         rows["held out"] = (
             f"{task.metric.name} {task.held_out_score:.4f} of {task.held_out_baseline:.4f} as trained on "

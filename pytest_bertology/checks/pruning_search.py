@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytest_bertology.checks import explain_search
 from pytest_bertology.checks.drops import check_tolerance
@@ -22,10 +23,7 @@ from pytest_bertology.search.finding import search_heads
 from pytest_bertology.search.held_out import HeldOut
 from pytest_bertology.search.plans import Plan
 from pytest_bertology.search.result import PruningResult
-from pytest_bertology.tasks.metrics import METRICS
 from pytest_bertology.tasks.task import Task
-
-_FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
 
 
 def assert_prunable(
@@ -63,7 +61,6 @@ def assert_prunable(
     numeric = isinstance(fraction, int | float) and not isinstance(fraction, bool)
     if not numeric or not 0.0 < fraction <= 1.0:
         raise InvalidArgument("fraction", fraction, "a fraction of the heads above 0 and up to 1, such as 0.3")
-    _check_floors(task, floor, relative)
     needed = math.ceil(fraction * len(model.heads) - ROUNDING)
     path = None if resume is None else Path(resume)
     plan = Plan(relative, search, held_out, budget, seconds, least_per_layer, by, step, beam, seed, path, batching)
@@ -71,14 +68,6 @@ def assert_prunable(
     verdict = _verdict(model, found, fraction, needed)
     give(verdict, lambda: explain_search.not_prunable(model, found, needed))
     return found
-
-
-def _check_floors(task: Task | Mapping[Task, float], floor: float | None, relative: bool) -> None:
-    floors = task if isinstance(task, Mapping) else {task: floor}
-    for one, worst in floors.items():
-        numeric = isinstance(worst, int | float) and not relative
-        if isinstance(one, Task) and numeric and one.metric in _FROM_0_TO_1 and worst <= 0.0:  # type: ignore[operator]
-            raise InvalidArgument("floor", worst, f"more than 0: no {one.metric.name} is less and nothing could fail")
 
 
 def _verdict(model: ModelUnderTest, found: PruningResult, fraction: float, needed: int) -> Verdict:
@@ -133,9 +122,7 @@ def assert_shared_mask(
     """
     __tracebackhide__ = True
     check_model(model)
-    pairs = list(tolerances.items()) if isinstance(tolerances, Mapping) else list(tolerances)
-    if not pairs:
-        raise InvalidArgument("tolerances", tolerances, "at least one task and its tolerance: {task: 0.01}")
+    pairs = _pairs(tolerances)
     for task, tolerance in pairs:
         check_model_and_task(model, task)
         check_tolerance(tolerance, task.metric, relative)
@@ -151,6 +138,17 @@ def assert_shared_mask(
     verdict = _shared_verdict(model, found, observed, [tolerance for _, tolerance in pairs], unit)
     give(verdict, lambda: explain_search.not_shared(model, judged, found, allowed, unit))
     return found
+
+
+def _pairs(tolerances: object) -> list[tuple[Task, float]]:
+    """Tasks, or what should be tasks, and their tolerances; raises InvalidArgument for what is no pairs."""
+    if isinstance(tolerances, Mapping):
+        found: list[Any] = list(tolerances.items())
+    else:
+        found = list(tolerances) if isinstance(tolerances, Iterable) else []
+    if not found or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in found):
+        raise InvalidArgument("tolerances", tolerances, "at least one task and its tolerance: {task: 0.01}")
+    return [(task, tolerance) for task, tolerance in found]
 
 
 def _shared_verdict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -196,10 +196,13 @@ def _fractions(fractions: Sequence[float] | None, total: int, room: int) -> tupl
     """The fractions to measure, each once, ascending."""
     if fractions is None:
         return tuple(tenth / 10 for tenth in range(11) if _heads(tenth / 10, total) <= room)
+    expected = "fractions of the heads, from 0 to 1, such as [0.1, 0.3, 0.5]"
+    if not isinstance(fractions, Iterable):
+        raise InvalidArgument("fractions", fractions, expected)
     values: list[float] = list(fractions)
     numbers = all(isinstance(x, int | float | np.floating) and not isinstance(x, bool) for x in values)
     if not values or not numbers or not all(0.0 <= x <= 1.0 for x in values):
-        raise InvalidArgument("fractions", fractions, "fractions of the heads, from 0 to 1, such as [0.1, 0.3, 0.5]")
+        raise InvalidArgument("fractions", fractions, expected)
     if _heads(max(values), total) > room:
         most = f"fractions up to {room / total:g}: {room} of {total} heads can be masked here"
         raise InvalidArgument("fractions", fractions, most)

@@ -67,7 +67,8 @@ def find_prunable_heads(
     keeps `least_per_layer` heads. Masks in force around the call stay in force; the baseline is the model as trained.
 
     Raises InvalidArgument, UndefinedScore for a relative floor of a baseline of 0, CannotResume for a file of another
-    search, MaskNotApplied where masking changes nothing; warns where the floor is missed on held-out data.
+    search, MaskNotApplied where masking changes nothing; warns where the model as trained misses the floor, at once,
+    and where it is missed on held-out data.
     """
     path = None if resume is None else Path(resume)
     plan = Plan(relative, search, held_out, budget, seconds, least_per_layer, by, step, beam, seed, path, batching)
@@ -108,6 +109,8 @@ def search_heads(
     }
     checkpoint = Checkpoint(plan.resume, identity)
     goals = _goals(model, searched, limits, plan, checkpoint)
+    if enough is None:  # a check tells it where it fails
+        _warn_of_baselines(goals)
     judge = Judge(model, goals, space, checkpoint, Budget(plan.budget, plan.seconds, enough), plan.batching)
     trace: list[TraceStep] = []
     stopped = None
@@ -123,6 +126,15 @@ def search_heads(
     finally:
         checkpoint.save(now=True)
     return _result(judge, list(zip(goals, held_out, limits, strict=True)), plan, stopped, tuple(trace))
+
+
+def _warn_of_baselines(goals: Sequence[Goal]) -> None:
+    """Warn where the model as trained misses a floor; masking may still raise the score, and the search goes on."""
+    for goal in goals:
+        if not goal.holds(goal.baseline):
+            side = "below" if goal.metric.higher_is_better else "above"
+            text = f"{goal.metric.name} {goal.baseline:.4f}, {side} the floor {goal.floor:g}, on {goal.task.name}"
+            warnings.warn(f"the model as trained has {text}", BertologyWarning, stacklevel=5)
 
 
 def _space(model: ModelUnderTest, plan: Plan) -> Space:

@@ -39,6 +39,8 @@ def parts(tasks: Sequence[Task], held_out: HeldOut, seed: int) -> list[tuple[Tas
 
 def _split(task: Task, fraction: float, seed: int) -> tuple[Task, Task]:
     """Hold out so many examples, drawn with `seed`; equal texts stay together."""
+    if not 0.0 < fraction < 1.0:
+        raise InvalidArgument("held_out", fraction, "a fraction between 0 and 1, or a task")
     wanted = int(fraction * len(task) + 0.5)
     groups: dict[object, list[int]] = {}
     for position, text in enumerate(task.texts):
@@ -48,7 +50,7 @@ def _split(task: Task, fraction: float, seed: int) -> tuple[Task, Task]:
     for index in np.random.default_rng(seed).permutation(len(every)):
         if len(held) + len(every[index]) <= wanted:
             held.update(every[index])
-    if not 0.0 < fraction < 1.0 or not 0 < len(held) < len(task):
+    if not 0 < len(held) < len(task):
         raise InvalidArgument("held_out", fraction, f"a fraction of {len(task)} examples that leaves some on each side")
     searched = [position for position in range(len(task)) if position not in held]
     return task.subset(searched), task.subset(sorted(held))

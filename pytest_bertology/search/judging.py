@@ -20,14 +20,13 @@ from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.checkpoints import Checkpoint, Measured
+from pytest_bertology.search.result import ROUNDING, evaluations_told
 from pytest_bertology.search.space import Space
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
 
 _CHUNK = 24
 """Sets evaluated, and saved, at a time."""
-_ROUNDING = 1e-9
-"""A score of 0.9 times 0.7 reaches 0.63, whatever binary fractions make of it."""
 
 
 class Stopped(Exception):
@@ -51,14 +50,14 @@ class Goal:
 
     def holds(self, score: float | None) -> bool:
         """Whether a score keeps the floor."""
-        return score is not None and self.metric.drop(self.floor, score) <= _ROUNDING
+        return score is not None and self.metric.drop(self.floor, score) <= ROUNDING
 
     def margin(self, score: float | None) -> float:
         """How far above the floor, as a share of the baseline's own margin, so that tasks can be compared."""
         if score is None:
             return -np.inf
         scale = abs(self.baseline - self.floor)
-        return -self.metric.drop(self.floor, score) / (scale if scale > _ROUNDING else abs(self.baseline) or 1.0)
+        return -self.metric.drop(self.floor, score) / (scale if scale > ROUNDING else abs(self.baseline) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Judge:
         for bits in sets[done:stop]:
             self._keep(bits)
         if out:
-            raise Stopped(f"its budget of {self.budget.evaluations} evaluations was used up")
+            raise Stopped(f"its budget of {evaluations_told(self.budget.evaluations or 0)} was used up")
         return stop
 
     def _evaluate(self, keys: Sequence[int], near: int) -> None:

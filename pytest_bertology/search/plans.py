@@ -18,10 +18,17 @@ from pytest_bertology.measures.ordering import check_by, check_least, name_of
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search.held_out import HeldOut
-from pytest_bertology.tasks.metrics import Metric
+from pytest_bertology.tasks.metrics import METRICS, Metric
 from pytest_bertology.tasks.task import Task
 
 SEARCHES = ("greedy", "threshold", "beam", "astar")
+_RANGES: dict[tuple[float, float | None], tuple[str, ...]] = {
+    (0.0, 1.0): ("accuracy", "f1", "f1_macro", "f1_micro"),
+    (-1.0, 1.0): ("matthews", "pearson", "spearman"),
+    (0.0, None): ("loss",),
+    (1.0, None): ("perplexity",),
+}
+"""The least and the greatest value of metrics that have them."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,31 @@ def floors_of(
         if not _is_number(value) or not np.isfinite(value):
             raise InvalidArgument("floor", value, "the worst score allowed, in units of the metric, such as 0.85")
         if relative and not 0.0 < value <= 1.0:
-            raise InvalidArgument("floor", value, "a share of the baseline above 0 and up to 1 (relative=True)")
+            share = "a share of the baseline above 0 and up to 1 (relative=True)"
+            raise InvalidArgument("floor", value, share + _from_percent(value))
+    if not relative:
+        for one, value in floors.items():
+            _check_range(one.metric, value)
     return {one: float(value) for one, value in floors.items()}
+
+
+def _check_range(metric: Metric, floor: float) -> None:
+    """Refuse a floor that no score keeps or that no score misses; of metrics of the user's own neither is known."""
+    lowest, highest = next((ends for ends, names in _RANGES.items() if metric in map(METRICS.get, names)), (None, None))
+    if metric.higher_is_better:
+        if highest is not None and floor > highest:
+            expected = f"at most {highest:g}: no {metric.name} is greater and nothing could keep it"
+            raise InvalidArgument("floor", floor, expected + _from_percent(floor))
+        if lowest is not None and floor <= lowest:
+            expected = f"more than {lowest:g}: no {metric.name} is less and nothing could fail"
+            raise InvalidArgument("floor", floor, expected)
+    elif lowest is not None and (floor < lowest or floor == lowest == 0.0):
+        limit = "more than 0" if lowest == 0.0 else f"at least {lowest:g}"
+        raise InvalidArgument("floor", floor, f"{limit}, the greatest {metric.name} allowed: none is less")
+
+
+def _from_percent(floor: float) -> str:
+    return f"; did you mean {floor / 100:g}?" if 1.0 < floor <= 100.0 else ""
 
 
 def _is_number(value: object) -> bool:

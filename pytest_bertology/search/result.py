@@ -8,6 +8,9 @@ from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.tasks.metrics import Metric
 
+ROUNDING = 1e-9
+"""A score of 0.9 times 0.7 reaches 0.63, whatever binary fractions make of it."""
+
 
 @dataclass(frozen=True)
 class TaskScores:
@@ -29,6 +32,13 @@ class TaskScores:
     held_out_score: float | None = None
     """On data that it did not look at; None where none was given."""
     held_out_holds: bool | None = None
+
+    def missed_as_trained(self) -> str:
+        """Says so where the model as trained misses the floor already; else empty."""
+        if self.metric.drop(self.floor, self.baseline) <= ROUNDING:
+            return ""
+        side = "below" if self.metric.higher_is_better else "above"
+        return f"as trained {self.baseline:.4f}: {side} the floor already"
 
 
 @dataclass(frozen=True)
@@ -112,11 +122,13 @@ class PruningResult:
 
     def __repr__(self) -> str:
         count, total = len(self.heads), len(self.mask.heads)
-        each = "; ".join(f"{t.metric.name} {t.score:.4f} of {t.baseline:.4f}" for t in self.tasks)
+        each = "; ".join(
+            f"{t.metric.name} {t.score:.4f} of " + (t.missed_as_trained() or f"{t.baseline:.4f}") for t in self.tasks
+        )
         kept = "" if self.holds else ", floor not kept"
         return (
             f"PruningResult({count} of {total} heads{kept}, {each}, {self._held_out()}, {self.proof()}, "
-            f"{self.evaluations} evaluations by {self.search})"
+            f"{evaluations_told(self.evaluations)} by {self.search})"
         )
 
     def summary(self) -> str:
@@ -129,6 +141,7 @@ class PruningResult:
             sign = "at least" if task.metric.higher_is_better else "at most"
             lines.append(f"  {task.task}: {task.metric.name} {task.score:.4f} of {task.baseline:.4f} as trained")
             lines.append(f"    required {sign} {task.floor:.4f}, on {task.examples} examples")
+            lines += [f"    {missed}"] if (missed := task.missed_as_trained()) else []
             if task.held_out_score is not None and task.held_out_floor is not None:
                 verdict = "holds" if task.held_out_holds else "MISSED"
                 lines.append(
@@ -137,7 +150,7 @@ class PruningResult:
                 )
         if self.held_out_holds is None:
             lines.append("  not judged on held-out data: give held_out=")
-        lines.append(f"  {self.proof()}; {self.evaluations} evaluations{self._ended()}")
+        lines.append(f"  {self.proof()}; {evaluations_told(self.evaluations)}{self._ended()}")
         lines += [f"  heads: {describe_heads(self.heads)}"] if self.heads else []
         return "\n".join(lines)
 
@@ -157,3 +170,8 @@ class PruningResult:
 
     def _ended(self) -> str:
         return f"; ended early: {self.stopped}" if self.stopped else ""
+
+
+def evaluations_told(count: int) -> str:
+    """So many evaluations, in words."""
+    return f"{count} evaluation{'' if count == 1 else 's'}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from pytest_bertology.errors import EmptyTask, LabelMismatch, MalformedData, SingleClass
+from pytest_bertology.errors import EmptyTask, InvalidArgument, LabelMismatch, MalformedData, SingleClass
 from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
     LANGUAGE,
@@ -87,10 +88,14 @@ class Task:
         return self if metric is None else replace(self, metric=find_metric(metric, self.kind))
 
     def subset(self, positions: Sequence[int]) -> Task:
-        """The examples at these positions, in the order given."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in positions)
-        name = f"{self.name} ({len(positions)} of {len(self)})"
-        return replace(self, name=name, texts=tuple(self.texts[i] for i in positions), labels=labels)
+        """The examples at these positions, in the order given; its name tells which.
+
+        Positions below 0 count from the end. Raises InvalidArgument for what is no position, or for none at all.
+        """
+        chosen = _positions(positions, self)
+        labels = None if self.labels is None else tuple(self.labels[i] for i in chosen)
+        name = self.name + _which(chosen, len(self))
+        return replace(self, name=name, texts=tuple(self.texts[i] for i in chosen), labels=labels)
 
     def label_ids(self, id2label: Mapping[int, str], model: str) -> tuple[Any, ...]:
         """The labels as the model's ids; raises LabelMismatch, which shows both sides.
@@ -116,6 +121,37 @@ class Task:
                 raise MalformedData(self.name, f"example {index} has {len(words)} words and {count} labels")
             if not words:
                 raise MalformedData(self.name, f"example {index} has no words")
+
+
+def _positions(positions: object, task: Task) -> tuple[int, ...]:
+    """Positions from 0 in a task; raises InvalidArgument."""
+    size = len(task)
+    span = f"{task.name} has {size} examples, 0 to {size - 1}"
+    if not isinstance(positions, Iterable):
+        raise InvalidArgument("positions", positions, f"positions of examples, such as range({min(size, 100)}): {span}")
+    found: list[int] = []
+    for position in positions:
+        if isinstance(position, bool) or not isinstance(position, Integral):
+            raise InvalidArgument("positions", position, f"whole numbers: {span}")
+        index = int(position)
+        if not -size <= index < size:
+            raise InvalidArgument("positions", index, f"positions of examples: {span}")
+        found.append(index % size)
+    if not found:
+        raise InvalidArgument("positions", positions, f"at least one position: {span}")
+    return tuple(found)
+
+
+def _which(positions: Sequence[int], size: int) -> str:
+    """Tells one subset from another: a slice where it is one, else how many and a hash of the positions."""
+    first, last, count = positions[0], positions[-1], len(positions)
+    if list(positions) == [*range(first, last + 1)]:
+        return f"[{first}:{last + 1}]"
+    step = positions[1] - first if count > 2 else 0
+    if step > 0 and list(positions) == [*range(first, last + 1, step)]:
+        return f"[{first}:{min(last + step, size)}:{step}]"
+    digest = hashlib.sha256(json.dumps(positions).encode()).hexdigest()[:4]
+    return f" ({count} of {size}, #{digest})"
 
 
 def _translation(

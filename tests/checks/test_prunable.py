@@ -18,6 +18,7 @@ from pytest_bertology import (
     Retention,
     assert_prunable,
     assert_shared_mask,
+    evaluate,
     load_model,
     load_task,
     using_store,
@@ -127,6 +128,21 @@ def test_a_budget_that_ran_out_is_named(model, task):
     assert "ended early  its budget of 5 evaluations was used up; a larger budget may find more" in message
 
 
+def test_a_single_evaluation_is_told_as_one(model, task):
+    _, message = told(lambda: assert_prunable(model, task, 0.5, 0.7, budget=1))
+
+    assert "greedy, 1 evaluation; " in message
+    assert "its budget of 1 evaluation was used up" in message
+
+
+def test_a_failure_says_where_the_model_as_trained_misses_the_floor(model, task, other):
+    _, message = told(lambda: assert_prunable(model, other, 0.5, 0.99, search="threshold"))
+    _, kept = told(lambda: assert_prunable(model, task, 0.5, 0.75))
+
+    assert f"floor     as trained {evaluate(model, other).score:.4f}: below the floor already" in message
+    assert "already" not in kept
+
+
 def test_held_out_data_decides(model, task):
     held = tiny_task(20, model, seed=8)
 
@@ -169,6 +185,7 @@ def test_a_relative_floor(model, task):
         (True, {"floor": 0.5}, "fraction=True"),
         (0.5, {}, "floor=None"),
         (0.5, {"floor": 0.0}, "nothing could fail"),
+        (0.5, {"floor": 95}, r"nothing could keep it; did you mean 0\.95"),
         (0.5, {"floor": 0.5, "search": "dfs"}, "greedy, threshold, beam, astar"),
     ],
 )
@@ -239,6 +256,12 @@ def test_relative_tolerances_are_shares_of_the_baselines(model, task, other):
     assert_shared_mask(model, [(0, 1)], {task: drop}, relative=True)
     with pytest.raises(CheckFailed, match="relative drop"):
         assert_shared_mask(model, [(0, 1)], {task: drop - 0.001}, relative=True)
+
+
+@pytest.mark.parametrize("tolerances", [0.1, [0.1, 0.2], None, "ab", [(0.1,)]])
+def test_what_is_no_tasks_with_tolerances_is_refused(model, tolerances):
+    with pytest.raises(InvalidArgument, match=r"tolerances=.*at least one task and its tolerance: \{task: 0\.01\}"):
+        assert_shared_mask(model, [(0, 0)], tolerances)
 
 
 def test_masks_and_tolerances_that_judge_nothing_are_refused(model, task):

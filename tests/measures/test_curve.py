@@ -200,6 +200,7 @@ def test_the_table_shows_every_point():
     [
         ({"by": "gradients"}, "gradient"),
         ({"fractions": []}, "fractions of the heads"),
+        ({"fractions": 0.3}, "fractions=0.3 is not valid: expected fractions of the heads"),
         ({"fractions": [0.1, 1.1]}, "fractions of the heads"),
         ({"fractions": [True]}, "fractions of the heads"),
         ({"fractions": ["0.1"]}, "fractions of the heads"),

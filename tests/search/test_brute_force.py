@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 
 from pytest_bertology import ResultStore, find_prunable_heads, load_model, using_store
+from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.tasks import Task
 from tests.families import family, task_for, tokenizer
 from tests.search.subsets import best, every_score
@@ -174,7 +175,8 @@ def test_where_the_model_itself_misses_the_floor_sets_that_keep_it_are_still_fou
     floor = scores[()][0] + 0.05
     expected = best(scores, floor)
 
-    found = find_prunable_heads(model, task, floor=floor, search="astar")
+    with pytest.warns(BertologyWarning, match="the model as trained has accuracy"):
+        found = find_prunable_heads(model, task, floor=floor, search="astar")
 
     assert expected is not None
     assert (len(found.heads), pytest.approx(found.score)) == expected
@@ -188,7 +190,8 @@ def test_where_nothing_keeps_the_floor_nothing_is_claimed(search):
     scores = every_score(model, task, WIDTH)
     floor = max(score for score, _ in scores.values()) + 0.01
 
-    found = find_prunable_heads(model, task, floor=floor, search=search)
+    with pytest.warns(BertologyWarning, match="the model as trained has accuracy"):
+        found = find_prunable_heads(model, task, floor=floor, search=search)
 
     assert (found.holds, found.heads, found.mask.masked) == (False, (), ())
     assert found.score == pytest.approx(scores[()][0])

@@ -175,6 +175,19 @@ def test_what_is_no_held_out_data_is_refused(model, task, held_out):
         find_prunable_heads(model, task, floor=0.6, held_out=held_out)
 
 
+def test_a_fraction_beyond_1_is_told_from_one_that_leaves_nothing(model, task):
+    with pytest.raises(InvalidArgument, match=r"held_out=1\.5 .* a fraction between 0 and 1, or a task"):
+        find_prunable_heads(model, task, floor=0.6, held_out=1.5)
+    with pytest.raises(InvalidArgument, match="a fraction of 24 examples that leaves some on each side"):
+        find_prunable_heads(model, task, floor=0.6, held_out=0.001)
+
+
+def test_the_parts_of_a_split_have_names_of_their_own(task):
+    pairs = [parts([task], 0.5, seed)[0] for seed in (0, 1)]
+
+    assert len({part.name for pair in pairs for part in pair}) == 4
+
+
 def test_held_out_data_must_be_of_the_same_tasks(model, task):
     other = tiny_task(20, model, seed=8)
     regression = Task("numbers", "regression", other.texts, tuple(float(x) for x in range(20)))

@@ -98,7 +98,7 @@ def test_the_threshold_loop_is_the_scripts_with_its_end_mended(model, task):
 def test_the_threshold_loop_follows_scores_that_are_given(model, task):
     scores = HeadScores(np.arange(TOTAL)[::-1], model.heads, "mine")
 
-    found = find_prunable_heads(model, task, floor=0.0, search="threshold", by=scores, step=1 / TOTAL)
+    found = find_prunable_heads(model, task, floor=0.01, search="threshold", by=scores, step=1 / TOTAL)
 
     assert [step.heads for step in found.trace] == [tuple(model.heads)[-k:] for k in range(1, TOTAL + 1)]
 
@@ -106,7 +106,7 @@ def test_the_threshold_loop_follows_scores_that_are_given(model, task):
 @everywhere
 @pytest.mark.parametrize("least", [0, 1, 3])
 def test_every_search_ends_where_everything_may_go(model, task, search, least):
-    found = find_prunable_heads(model, task, floor=0.0, search=search, least_per_layer=least)
+    found = find_prunable_heads(model, task, floor=0.01, search=search, least_per_layer=least)
 
     assert len(found.heads) == TOTAL - LAYERS * least
     for layer in range(LAYERS):
@@ -272,6 +272,7 @@ def test_masks_that_do_nothing_are_refused(model, task, monkeypatch):
         ({"floor": float("nan")}, "floor=nan"),
         ({"floor": True}, "floor=True"),
         ({"floor": 1.2, "relative": True}, "a share of the baseline"),
+        ({"floor": 95, "relative": True}, "a share of the baseline .* did you mean 0.95"),
         ({"floor": 0.0, "relative": True}, "a share of the baseline"),
         ({"floor": 0.5, "search": "dfs"}, "greedy, threshold, beam, astar"),
         ({"floor": 0.5, "budget": 0}, "a whole number from 1"),

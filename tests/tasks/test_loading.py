@@ -286,13 +286,6 @@ def test_the_digest_is_of_the_data_and_not_of_name_or_metric(tmp_path):
     assert load_task({"text": ["a", "b"], "label": ["0 x", "1 x"]}).digest != task.digest
 
 
-def test_a_subset_keeps_the_order_it_is_asked_for():
-    task = load_task({"text": ["a", "b", "c"], "label": [0, 1, 2]}).subset([2, 0])
-
-    assert (task.texts, task.labels) == (("c", "a"), (2, 0))
-    assert task.name == "the given columns (2 of 3)"
-
-
 def test_another_metric_changes_nothing_else():
     task = load_task({**with_columns("text"), **TWO})
 
