@@ -58,7 +58,7 @@ def importance_transfer(
         raise InvalidArgument("task_b", task_b.name, f"other examples than those of {task_a.name}")
     if shared := shared_texts(task_a, task_b):
         text = f"{shared}: importance to the one is measured on examples of the other"
-        warnings.warn(text, BertologyWarning, stacklevel=3)
+        warnings.warn(text, BertologyWarning, stacklevel=4)
     both = [
         head_importance(model, task, method, batching=batching).normalized(per_layer=True, min_max=False)
         for task in (task_a, task_b)
