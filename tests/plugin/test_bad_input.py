@@ -408,7 +408,10 @@ def test_a_mask_file_with_a_head_that_does_not_exist(suite, in_set_up):
 
     result = suite.run(LOADED, "--bertology-head-mask=mask.json")
 
-    assert in_set_up(result, "test_loaded") == "UnknownHead: there is no head L0H4: 2 layers of 4 heads, counted from 0: the last is L1H3"
+    assert (
+        in_set_up(result, "test_loaded")
+        == "UnknownHead: there is no head L0H4: 2 layers of 4 heads, counted from 0: the last is L1H3"
+    )
 
 
 OVERRIDING = """
