@@ -117,7 +117,7 @@ def lengths(model: ModelUnderTest, dev: Task) -> Case:
 
 
 def language() -> Case:
-    """A GPT-2 of the published size, weights at random: its loss on texts of 64 tokens, for three heads of each layer."""
+    """A GPT-2 of the published size, weights at random: its loss on texts of 64 tokens, three heads of each layer."""
     tokens = tokenizer(special=False)
     torch.manual_seed(0)
     config = GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0)

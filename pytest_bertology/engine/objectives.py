@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,12 +26,15 @@ class Judged:
     """(batch,) mean loss of each example's items, differentiable."""
     counts: Tensor
     """(batch,) items of each example."""
-    predictions: Tensor
-    """(items,)"""
     labels: Tensor
     """(items,)"""
     logits: Tensor
     """(items, outputs)"""
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """(items,) the numbers a regression gives, else the classes of the greatest logits; found when asked for."""
+        return self.logits.squeeze(-1) if self.labels.is_floating_point() else self.logits.argmax(dim=-1)
 
 
 def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool = False) -> Judged:
@@ -48,7 +52,7 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool =
         values = logits.squeeze(-1)
         labels = batch.labels.to(values.dtype)
         counts = torch.ones(len(values), dtype=torch.int64, device=values.device)
-        return Judged((values - labels) ** 2, counts, values, labels, logits)
+        return Judged((values - labels) ** 2, counts, labels, logits)
     labels = batch.labels
     if labels.ndim == 1:
         logits, labels = logits.unsqueeze(1), labels.unsqueeze(1)
@@ -57,7 +61,7 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool =
     each = torch.zeros(labels.shape, dtype=items.dtype, device=items.device)
     each = each.masked_scatter(judged, F.cross_entropy(items, wanted, reduction="none"))
     counts = judged.sum(dim=1)
-    return Judged(each.sum(dim=1) / counts, counts, items.argmax(dim=-1), wanted, items)
+    return Judged(each.sum(dim=1) / counts, counts, wanted, items)
 
 
 @contextmanager
