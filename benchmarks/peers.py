@@ -12,8 +12,8 @@ All get batches of like length; each package has tried beforehand how many token
 fastest for it. Ours starts from texts, the others from token ids.
 
 Exits with 1 where a package gives other numbers than ours, is faster than ours in every round, cannot be installed or
-fails. Faster is judged by CPU time at one thread, where it measures the work and a busy machine hardly disturbs it; else
-by the clock. All cells at five rounds take an idle core an hour: --cells, --sentences and --sequences make it shorter.
+fails. Faster is judged by CPU time at one thread, where it measures the work and a busy machine hardly disturbs it;
+else by the clock. All cells at five rounds take an idle core an hour; --cells, --sentences and --sequences take less.
 """
 
 from __future__ import annotations
