@@ -61,7 +61,7 @@ def main() -> int:
     minilm = load_model(arguments.assets / "checkpoints" / "minilm-sst2", device="cpu")
     dev = load_task(arguments.assets / "data" / "sst2" / "dev.tsv")
     if arguments.full:
-        return report([full(minilm, dev)], 1, arguments)
+        return report([full(minilm, dev)], 1, arguments, rank=True)
     cases = [
         *uniform("6-layer BERT (minilm-sst2)", minilm, 16, 1.65, 2.2),
         *uniform("12-layer BERT", bert(12), 8, 1.8, None),
@@ -199,7 +199,7 @@ def bert(layers: int) -> ModelUnderTest:
     return load_model(BertForSequenceClassification(config), tokenizer=tokenizer())
 
 
-def report(cases: Sequence[Case], rounds: int, arguments: argparse.Namespace) -> int:
+def report(cases: Sequence[Case], rounds: int, arguments: argparse.Namespace, rank: bool = False) -> int:
     print(f"torch {torch.__version__}, {arguments.threads} threads, {rounds} rounds, medians\n", flush=True)
     print("| workload | ours, seconds | against | ratio, median of rounds (min-max) | promised | largest difference |")
     print("|---|---:|---|---:|---:|---:|", flush=True)
@@ -212,9 +212,15 @@ def report(cases: Sequence[Case], rounds: int, arguments: argparse.Namespace) ->
         for _ in range(rounds):
             found = timed(case.ours, times[""])
             for name, (way, _) in case.others.items():
-                differences[name] = float(np.abs(timed(way, times[name]) - found).max())
+                theirs = timed(way, times[name])
+                differences[name] = float(np.abs(theirs - found).max())
+                if rank:
+                    same = np.array_equal(np.argsort(theirs.mean(axis=1)), np.argsort(found.mean(axis=1)))
+                    print(
+                        f"heads ranked by their mean loss: {'the same order' if same else 'ANOTHER ORDER'}", flush=True
+                    )
         for name, (_, promised) in case.others.items():
-            ratios = [theirs / own for theirs, own in zip(times[name], times[""], strict=True)]
+            ratios = [other / own for other, own in zip(times[name], times[""], strict=True)]
             ratio, difference = statistics.median(ratios), differences[name]
             missed += ratio < promised or difference > 1e-5
             spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
