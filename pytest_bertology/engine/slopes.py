@@ -1,4 +1,4 @@
-"""Derivatives by the gates, with the last layer computed only where it is read."""
+"""Derivatives by the gates, with what is not read left out: the last layer elsewhere, a causal model's last token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch
-from pytest_bertology.engine.encoding import Encoded
+from pytest_bertology.engine.encoding import IGNORED, Encoded
 from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.reading import needed_rows
 from pytest_bertology.engine.resuming import Way, two_examples, way_of
@@ -25,9 +25,10 @@ _known: WeakKeyDictionary[ModelUnderTest, dict[str, Way | None]] = WeakKeyDictio
 
 
 class Shortened:
-    """A model's forward passes over a task, for derivatives: their last layer is computed at the tokens that are read.
+    """A model's forward passes over a task, for derivatives, without what is not read.
 
-    Only where that is seen to give the same logits and, on two short examples, the same derivatives.
+    The last layer is computed at the tokens that are read, a language model's output at those that are judged, and of
+    causal ones the last token is left out: only where that is seen to give the same derivatives on two short examples.
     """
 
     def __init__(self, model: ModelUnderTest, encoded: Encoded) -> None:
@@ -44,6 +45,8 @@ class Shortened:
 
     def judge(self, batch: Batch) -> Judged:
         """Run the model on a batch and judge its logits."""
+        if self._way is not None and self._objective == "causal-lm":
+            batch = _without_last(batch)
         with self._short(batch):
             gather = self._way is not None and self._way.gathers
             return judge(self._model, batch, self._objective, gather=gather)
@@ -101,3 +104,11 @@ class Shortened:
     def _same(self, one: Tensor, other: Tensor) -> bool:
         limit = _CLOSE.get(self._model.dtype, 2e-2) * float(one.abs().max())
         return bool((one - other).abs().max() <= limit)
+
+
+def _without_last(batch: Batch) -> Batch:
+    """A batch without its last token, which no other attends to and nothing is judged by."""
+    if batch.labels.shape[1] < 2 or bool((batch.labels[:, -1] != IGNORED).any()):
+        return batch
+    inputs = {name: tensor[:, :-1] for name, tensor in batch.inputs.items()}
+    return Batch(batch.positions, inputs, batch.labels[:, :-1])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from pytest_bertology.errors import WeightsElsewhere
@@ -96,8 +96,8 @@ def offloaded(model: nn.Module) -> bool:
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
-    """A CRC-32 of each parameter's and buffer's bytes: cheap, and blind to no way of writing (`.data` included)."""
-    return {name: zlib.crc32(_bytes(tensor)) for name, tensor in tensors(model)}
+    """An XXH3 of each parameter's and buffer's bytes: cheap, and blind to no way of writing (`.data` included)."""
+    return {name: xxhash.xxh3_64_intdigest(_bytes(tensor)) for name, tensor in tensors(model)}
 
 
 def digest(model: nn.Module) -> str:
