@@ -253,6 +253,25 @@ def test_results_that_differ_from_the_plain_path_are_not_believed(monkeypatch):
         assert np.array_equal(one.logits, other.logits)
 
 
+def test_a_model_that_takes_no_shortened_examples_is_run_whole():
+    model, task = under_test("bert"), task_for("sequence-classification", longest=12)
+    task = task.subset([i for i, text in enumerate(task.texts) if len(tokenizer()(text).input_ids) > 9])
+    forward = type(model.model).forward
+
+    class Long(type(model.model)):
+        def forward(self, input_ids=None, **inputs):
+            if input_ids.shape[1] < 10:
+                raise ValueError("too short")
+            return forward(self, input_ids=input_ids, **inputs)
+
+    model.model.__class__ = Long
+
+    found = evaluate_masks(model, task, single(model))
+
+    assert "it fails on examples cut short (ValueError: too short)" in way(model, task).reason
+    assert np.allclose(found.variants[0].logits, evaluate(model, task, single(model)[0]).logits, atol=4e-6)
+
+
 def test_what_fails_when_run_together_is_run_one_by_one(monkeypatch):
     model, task = under_test("bert"), task_for("sequence-classification")
     expected = evaluate_masks(model, task, single(model), sweeping=Sweeping(plain=True))
