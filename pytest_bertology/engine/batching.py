@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_bertology.engine.encoding import IGNORED, Encoded, Example, lengths
+from pytest_bertology.engine.encoding import IGNORED, READ, Encoded, Example, lengths
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts, can_batch, make_sample, padding_token
@@ -53,7 +53,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The examples, or those at `positions`, the shortest first, in batches of like length."""
     groups = plan(model, encoded, batching, positions)
-    with_positions = batching.padding_side == "left" and _left_needs_positions(model)
+    with_positions = batching.padding_side == "left" and _left_needs_positions(model, encoded.objective)
     for group in groups:
         yield collate(model, [encoded.examples[i] for i in group], group, batching.padding_side, with_positions)
 
@@ -119,29 +119,33 @@ def collate(
     return Batch(tuple(positions), placed, labels.to(model.device))
 
 
-def _left_needs_positions(model: ModelUnderTest) -> bool:
+def _left_needs_positions(model: ModelUnderTest, objective: str) -> bool:
     """Whether left padding must come with position ids; seen by trying it against the same text without padding.
 
     Raises InvalidArgument where neither way gives the text's own results: a model that pools its first position reads
-    padding there, with results that are close and wrong.
+    padding there, with results that are close and wrong. (Of texts that are only read, states are compared.)
     """
+    states = objective == READ
     text = make_sample(model.model, rows=1, length=5)["input_ids"][0].tolist()
     example, longer = Example(tuple(text), None, 0), Example(tuple(text[:1] * 8), None, 0)
-    alone = _last(model, collate(model, [example], (0,)))
+    alone = _last(model, collate(model, [example], (0,)), states)
     for with_positions in (False, True):
         if with_positions and not accepts(model.model, "position_ids"):
             continue
         rows = [example, longer] if can_batch(model.model) else [example]
-        padded = _last(model, collate(model, rows, range(len(rows)), "left", with_positions))
+        padded = _last(model, collate(model, rows, range(len(rows)), "left", with_positions), states)
         tolerance = _LEFT_TOLERANCE.get(model.dtype, 1e-2) * float(alone.abs().max())
         if torch.allclose(alone, padded, rtol=0.0, atol=tolerance):
             return with_positions
     raise InvalidArgument("padding_side", "left", "'right': this model gives other results under left padding")
 
 
-def _last(model: ModelUnderTest, batch: Batch) -> Tensor:
-    """The first example's output at its last token."""
+def _last(model: ModelUnderTest, batch: Batch, states: bool) -> Tensor:
+    """The first example's output, or its last layer's state, at its last token."""
     with torch.no_grad(), model.frozen(), model.exactly(None):
-        result: Any = model.model(**batch.inputs)
+        result: Any = model.model(**batch.inputs, **({"output_hidden_states": True} if states else {}))
+    if states:
+        layers = getattr(result, "hidden_states", None) or result.encoder_hidden_states
+        return layers[-1][0, -1]  # type: ignore[no-any-return]
     logits: Tensor = result[0]
     return logits[0] if logits.ndim == 2 else logits[0, -1]

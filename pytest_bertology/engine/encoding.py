@@ -22,6 +22,8 @@ from pytest_bertology.tasks.task import Task
 
 IGNORED = -100
 """The label of a position that is not judged, as cross entropy has it."""
+READ = "texts"
+"""The objective of texts that are only read."""
 _MASKED_SHARE = 0.15
 
 
@@ -41,7 +43,7 @@ class Encoded:
     """All examples of a task for one model."""
 
     objective: str
-    """"sequence-classification", "regression", "token-classification", "causal-lm" or "masked-lm"."""
+    """"sequence-classification", "regression", "token-classification", "causal-lm", "masked-lm"; or READ."""
     examples: tuple[Example, ...]
     n_labels: int
     truncated: tuple[int, ...]

@@ -57,6 +57,17 @@ class Call:
     queries: int
     keys: int
     """How many tokens attend, and are attended to."""
+    given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """Arguments and keywords, where the model called softmax or torch's attention function itself."""
+
+    @property
+    def scores(self) -> Tensor | None:
+        """What a softmax was given."""
+        if self.kind != "softmax" or self.given is None:
+            return None
+        args, kwargs = self.given
+        found = args[0] if args else kwargs.get("input")
+        return found if isinstance(found, Tensor) else None
 
 
 COMBINED = 0
@@ -270,9 +281,11 @@ class _Functions(TorchFunctionMode):
                 kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("query", "key"))
             )
             heads, kv_heads = (query.shape[1], key.shape[1]) if query.ndim == 4 else (0, 0)
-            return Call(at, module, *inner, "sdpa", result, heads, kv_heads, *_lengths(query, key))
+            given = (tuple(args), dict(kwargs))
+            return Call(at, module, *inner, "sdpa", result, heads, kv_heads, *_lengths(query, key), given)
         if func in _SOFTMAX and _over_tokens(args, kwargs, result):
-            return Call(at, module, *inner, "softmax", result, 0, 0, result.shape[-2], result.shape[-1])
+            given = (tuple(args), dict(kwargs))
+            return Call(at, module, *inner, "softmax", result, 0, 0, result.shape[-2], result.shape[-1], given)
         if func in _WHOLE:
             found = result[0] if isinstance(result, tuple) else result
             return Call(at, module, *inner, "whole", found, 0, 0, 0, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from pytest_bertology.models.attention import COMBINED, TOKENS_FIRST, Call, _Fra
 
 _EAGER = "loaded with attn_implementation='eager', the model may show its weights"
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_BLOCKED = -9999.0
+"""What is added to scores that are masked, or less; no bias for distance comes near it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,46 +49,123 @@ class AttentionCall:
 
         `real`, (batch, queries), says which queries are judged; rows of padding may hold anything.
         """
-        groups, rest = divmod(self.query.shape[1], self.key.shape[1])
-        if rest or self.value.shape[1] != self.key.shape[1]:
+        given = self._own_heads()
+        if given is None:
             return f"{self.query.shape[1]} query heads share {self.key.shape[1]} keys in no way that is known"
-        value = self.value.repeat_interleave(groups, dim=1)
+        _, value = given
         shape = (*self.query.shape[:3], self.key.shape[2])
         if isinstance(self.returned, Tensor) and self.returned.shape == shape:
             weights: Tensor = self.returned
         else:
-            scores = self._scores(self.key.repeat_interleave(groups, dim=1))
+            scores = self._masked_scores()
             if isinstance(scores, str):
                 return scores
             weights = scores.softmax(dim=-1)
-        given = (weights.to(value.dtype) @ value).transpose(1, 2)[real]
+        found = (weights.to(value.dtype) @ value).transpose(1, 2)[real]
         wanted = self.context[real]
         limit = _TOLERANCE.get(self.context.dtype, 3e-2) * max(1.0, float(wanted.abs().max())) if len(wanted) else 0.0
-        if given.shape != wanted.shape or not bool(((given - wanted).abs() <= limit).all()):
+        if found.shape != wanted.shape or not bool(((found - wanted).abs() <= limit).all()):
             return f"its attention returns something else than its weights times its values; {_EAGER}"
         return weights
 
-    def _scores(self, key: Tensor) -> Tensor | str:
-        """(batch, heads, queries, keys) before the softmax, as scaled dot-product attention has them."""
-        dtype = torch.promote_types(self.query.dtype, torch.float32)
-        scaling = self.options.get("scaling")
-        scale = self.query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores: Tensor = self.query.to(dtype) @ key.to(dtype).transpose(2, 3) * scale
-        bias = self.options.get("position_bias")
-        if isinstance(bias, Tensor):
-            scores = scores + bias
+    def scores(self, weights: Tensor, real: Tensor) -> Tensor | str:
+        """(batch, heads, queries, keys) scores before the softmax, 0 where masked; or why they cannot be had.
+
+        `weights` are those that `weights(real)` gave: what the softmax makes of the scores must be the same.
+        """
+        scores, blocked = self._scores(), self.blocked()
+        if isinstance(scores, str) or isinstance(blocked, str):
+            return scores if isinstance(scores, str) else str(blocked)
+        if blocked is not None:
+            scores = scores.masked_fill(blocked, float("-inf"))
+        difference = (scores.softmax(dim=-1) - weights).transpose(1, 2)[real].abs()
+        if not bool((difference <= _TOLERANCE.get(self.context.dtype, 3e-2)).all()):
+            return "its weights are not the softmax of query times key and what its mask adds"
+        return scores if blocked is None else scores.masked_fill(blocked, 0.0)
+
+    def blocked(self) -> Tensor | str | None:
+        """True where a query may not attend to a key, a shape that expands to (batch, heads, queries, keys).
+
+        None where all may; the reason, where that cannot be read.
+        """
         if self.mask is None:
             causal = self.options.get("is_causal")
             causal = getattr(self.module, "is_causal", True) if causal is None else causal
-            if causal and scores.shape[2] > 1:
-                seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
-                scores = scores.masked_fill(~seen, float("-inf"))
-            return scores
+            if not causal or self.query.shape[2] <= 1:
+                return None
+            shape = (1, 1, self.query.shape[2], self.key.shape[2])
+            return ~torch.ones(shape, dtype=torch.bool, device=self.query.device).tril()
         if not isinstance(self.mask, Tensor) or self.mask.ndim != 4:
             return f"its attention mask is of a kind that cannot be read here ({type(self.mask).__name__}); {_EAGER}"
-        if self.mask.dtype == torch.bool:
-            return scores.masked_fill(~self.mask, float("-inf"))
-        return scores + self.mask
+        return ~self.mask if self.mask.dtype == torch.bool else self.mask <= _BLOCKED
+
+    def part(self, rows: slice, heads: slice) -> AttentionCall:
+        """The same call, of some examples and heads alone, each head with a key and a value of its own."""
+        own = self._own_heads()
+        if own is None:
+            return self
+        options = dict(self.options)
+        if isinstance(options.get("position_bias"), Tensor):
+            options["position_bias"] = _part(options["position_bias"], rows, heads)
+        mask = _part(self.mask, rows, heads) if isinstance(self.mask, Tensor) and self.mask.ndim == 4 else self.mask
+        returned = _part(self.returned, rows, heads) if isinstance(self.returned, Tensor) else self.returned
+        key, value = (each[rows, heads] for each in own)
+        context = self.context[rows, :, heads]
+        return replace(
+            self, query=self.query[rows, heads], key=key, value=value, mask=mask, options=options, context=context,
+            returned=returned,
+        )  # fmt: skip
+
+    def _own_heads(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values, (batch, heads, keys, width): each query head's own."""
+        groups, rest = divmod(self.query.shape[1], self.key.shape[1])
+        if rest or self.value.shape[1] != self.key.shape[1]:
+            return None
+        if groups == 1:
+            return self.key, self.value
+        return self.key.repeat_interleave(groups, dim=1), self.value.repeat_interleave(groups, dim=1)
+
+    def _masked_scores(self) -> Tensor | str:
+        """(batch, heads, queries, keys) before the softmax, -inf or very small where masked."""
+        scores, blocked = self._scores(), self.blocked()
+        if isinstance(scores, str) or isinstance(blocked, str):
+            return scores if isinstance(scores, str) else str(blocked)
+        return scores if blocked is None else scores.masked_fill(blocked, float("-inf"))
+
+    def _scores(self) -> Tensor | str:
+        """(batch, heads, queries, keys): query times key, and what is added; without what is masked."""
+        own = self._own_heads()
+        if own is None:
+            return f"{self.query.shape[1]} query heads share {self.key.shape[1]} keys in no way that is known"
+        dtype = torch.promote_types(self.query.dtype, torch.float32)
+        scaling = self.options.get("scaling")
+        scale = self.query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores: Tensor = (self.query.to(dtype) * scale) @ own[0].to(dtype).transpose(2, 3)
+        cap = self.options.get("softcap")
+        if cap is not None and isinstance(self.returned, Tensor):  # a backend that shows no weights may ignore it
+            scores = torch.tanh(scores / cap) * cap
+        bias = self.options.get("position_bias")
+        if isinstance(bias, Tensor):
+            scores = scores + bias
+        if isinstance(self.mask, Tensor) and self.mask.ndim == 4 and self.mask.dtype != torch.bool:
+            scores = scores + self.mask
+        return scores
+
+
+def of_function(call: Call) -> AttentionCall | None:
+    """A call of torch's own scaled dot-product attention, as one of the interface; None for any other call."""
+    if call.kind != "sdpa" or call.given is None or call.result.ndim != 4:
+        return None
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+    args, kwargs = call.given
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    mask = given.get("attn_mask")
+    if isinstance(mask, Tensor) and mask.ndim < 4:
+        mask = mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
+    options = {"scaling": given.get("scale"), "is_causal": bool(given.get("is_causal", False))}
+    query, key, value = (given[name] for name in names[:3])
+    context = call.result.transpose(1, 2)
+    return AttentionCall(call.key.number, call.module, query, key, value, mask, options, context, None)
 
 
 def softmax_weights(call: Call, axis: int, heads: int, real: Tensor) -> Tensor | str:
@@ -97,11 +176,7 @@ def softmax_weights(call: Call, axis: int, heads: int, real: Tensor) -> Tensor |
     """
     if call.kind != "softmax":
         return f"it calls torch's own attention function, which returns no weights; {_EAGER}"
-    weights = call.result
-    if axis == COMBINED and weights.ndim == 3 and weights.shape[0] % heads == 0:
-        weights = weights.reshape(-1, heads, *weights.shape[1:])
-    elif axis == TOKENS_FIRST and weights.ndim == 4:
-        weights = weights.transpose(1, 2)
+    weights = _laid_out(call.result, axis, heads)
     if weights.ndim != 4 or weights.shape[1] != heads:
         return f"its weights are laid out as {tuple(call.result.shape)}, in which {heads} heads cannot be told apart"
     if weights.shape[0] != real.shape[0] or weights.shape[2] != real.shape[1]:
@@ -112,14 +187,43 @@ def softmax_weights(call: Call, axis: int, heads: int, real: Tensor) -> Tensor |
     return weights
 
 
+def softmax_scores(call: Call, axis: int, heads: int) -> Tensor | str:
+    """(batch, heads, queries, keys) scores that such a model gives its softmax, 0 where masked."""
+    if call.scores is None or call.scores.shape != call.result.shape:
+        return "the scores that its softmax was given are not seen"
+    scores = _laid_out(call.scores, axis, heads)
+    return scores.masked_fill(scores <= _BLOCKED, 0.0)
+
+
+def laid_back(call: Call, axis: int, weights: Tensor) -> Tensor:
+    """Weights (batch, heads, queries, keys) in the layout in which such a model has them."""
+    if axis == COMBINED and call.result.ndim == 3:
+        return weights.reshape(call.result.shape)
+    return weights.transpose(1, 2) if axis == TOKENS_FIRST and call.result.ndim == 4 else weights
+
+
+def _laid_out(found: Tensor, axis: int, heads: int) -> Tensor:
+    if axis == COMBINED and found.ndim == 3 and found.shape[0] % heads == 0:
+        return found.reshape(-1, heads, *found.shape[1:])
+    return found.transpose(1, 2) if axis == TOKENS_FIRST and found.ndim == 4 else found
+
+
+def _part(values: Tensor, rows: slice, heads: slice) -> Tensor:
+    """Some rows and heads of (batch or 1, heads or 1, …)."""
+    return values[rows if values.shape[0] > 1 else slice(None), heads if values.shape[1] > 1 else slice(None)]
+
+
 @contextmanager
 def seeing_attention(
-    model: nn.Module, see: Callable[[AttentionCall], None], see_function: Callable[[Call], None] | None = None
+    model: nn.Module,
+    see: Callable[[AttentionCall], Tensor | None],
+    see_function: Callable[[Call], Tensor | None] | None = None,
 ) -> Iterator[None]:
     """Show each attention call that this thread makes, counted as `watched` counts them.
 
     Those of the attention interface, and with `see_function` also the softmax and attention functions that the model
-    calls itself.
+    calls itself. What either returns, contexts (batch, queries, heads, width) or a function's result, the model is
+    given instead of its own; None leaves it.
     """
     functions = None if see_function is None else _functions(model, see_function)
     with _interface(see, functions.suspended if functions is not None else nullcontext):
@@ -127,18 +231,18 @@ def seeing_attention(
             yield
 
 
-def _functions(model: nn.Module, see: Callable[[Call], None]) -> _Functions:
+def _functions(model: nn.Module, see: Callable[[Call], Tensor | None]) -> _Functions:
     calls: list[Call] = []
 
-    def shown(call: Call) -> None:
+    def shown(call: Call) -> Tensor | None:
         calls.clear()  # one call's numbers at a time
-        see(call)
+        return see(call)
 
     return _Functions(_Frames(model), calls, shown)
 
 
 @contextmanager
-def _interface(see: Callable[[AttentionCall], None], apart: Callable[[], Any]) -> Iterator[None]:
+def _interface(see: Callable[[AttentionCall], Tensor | None], apart: Callable[[], Any]) -> Iterator[None]:
     """Show each call of the attention interface; what happens inside is run in the context `apart`."""
     thread = threading.get_ident()
     count = 0
@@ -156,13 +260,14 @@ def _interface(see: Callable[[AttentionCall], None], apart: Callable[[], Any]) -
                 nonlocal count
                 with apart():
                     result = function(module, query, key, value, *rest, **options)
+                    changed = None
                     if result[0].ndim == 4 and result[0].shape[2] == query.shape[1]:
                         mask = rest[0] if rest else options.get("attention_mask")
                         given = {"scaling": rest[1], **options} if len(rest) > 1 else options
                         weights = result[1] if len(result) > 1 else None
-                        see(AttentionCall(count, module, query, key, value, mask, given, result[0], weights))
+                        changed = see(AttentionCall(count, module, query, key, value, mask, given, result[0], weights))
                         count += 1
-                return result
+                return result if changed is None else (changed.contiguous(), *(None for _ in result[1:]))
 
             return attention
 
