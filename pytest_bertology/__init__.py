@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.ablation import AblationReport, ablate_heads
     from pytest_bertology.measures.agreement import Agreement
     from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
+    from pytest_bertology.measures.attention import AttentionStatistics, attention_statistics
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
@@ -62,6 +63,7 @@ _HOMES = {
     "AblationReport": "measures.ablation",
     "Agreement": "measures.agreement",
     "AllButOneReport": "measures.all_but_one",
+    "AttentionStatistics": "measures.attention",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
     "CheckFailed": "checks.verdicts",
@@ -112,6 +114,7 @@ _HOMES = {
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
     "assert_specialised_heads_survive": "checks.heads",
+    "attention_statistics": "measures.attention",
     "blocks": "models.blocks",
     "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
@@ -137,6 +140,7 @@ __all__ = [  # noqa: RUF022
     "AblationReport",
     "Agreement",
     "AllButOneReport",
+    "AttentionStatistics",
     "Batching",
     "Blocks",
     "CheckFailed",
@@ -187,6 +191,7 @@ __all__ = [  # noqa: RUF022
     "assert_sparsity",
     "assert_sparsity_preserved",
     "assert_specialised_heads_survive",
+    "attention_statistics",
     "blocks",
     "choose_layers",
     "cost",

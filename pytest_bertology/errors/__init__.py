@@ -55,6 +55,7 @@ from pytest_bertology.errors.values import (
     NotAHead,
     NotAUnit,
     NothingToJudge,
+    TooMuchMemory,
     UnknownHead,
     UnknownUnit,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "SingleClass",
     "SkippedByAnotherThread",
     "TaskNotFound",
+    "TooMuchMemory",
     "UndefinedScore",
     "UnknownHead",
     "UnknownKind",

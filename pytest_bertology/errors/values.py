@@ -134,6 +134,18 @@ class MissingExtra(BertologyError, ImportError):
         super().__init__(f'{what} needs {package}, which is not installed: pip install "pytest-bertology[{extra}]"')
 
 
+class TooMuchMemory(BertologyError, MemoryError):
+    """Results that would take more memory than they are allowed; nothing was computed."""
+
+    def __init__(self, what: str, needed: int, limit: int, advice: str) -> None:
+        self.what = what
+        self.needed = needed
+        self.limit = limit
+        super().__init__(
+            f"{what} would take {needed / 2**20:,.0f} MiB, and {limit / 2**20:,.0f} MiB are allowed. {advice}"
+        )
+
+
 class CannotResume(BertologyError, ValueError):
     """A checkpoint of a search that is damaged, or of another search."""
 
