@@ -1,0 +1,137 @@
+"""The hidden states of texts, layer by layer and batch by batch: never all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_bertology.engine.attending import reading_inputs
+from pytest_bertology.engine.batching import Batch, Batching, batches
+from pytest_bertology.engine.progress import tracked
+from pytest_bertology.engine.texts import Texts, real_tokens
+from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
+from pytest_bertology.heads.maps import is_whole
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.sampling import accepts
+
+_STACKS = ("encoder", "decoder")
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """The hidden states of one layer, on the texts of a batch."""
+
+    layer: int
+    """0 for the embeddings, n for what the n-th layer gives."""
+    layers: int
+    """How many layers there are, the embeddings not counted: `layer` is at most that."""
+    positions: tuple[int, ...]
+    """Which texts."""
+    real: Tensor
+    """(texts, tokens), False for padding."""
+    states: Tensor
+    """(texts, tokens, width); at padding they may be anything."""
+
+    def each(self) -> Iterator[tuple[int, Tensor]]:
+        """Text by text: its position, and its states (tokens, width) without padding."""
+        for row, position in enumerate(self.positions):
+            yield position, self.states[row, self.real[row]]
+
+
+def stream_states(
+    model: ModelUnderTest,
+    texts: Texts,
+    visit: Callable[[States], None],
+    *,
+    what: str,
+    layers: Collection[int] | None = None,
+    stack: str | None = None,
+    batching: Batching | None = None,
+) -> None:
+    """Run the model over texts, under the masks in force, and show `visit` the hidden states of each layer.
+
+    Layers are those of transformers' `output_hidden_states`: 0 is the embeddings, L the last layer, after the model's
+    last norm where it has one there. `visit` sees those asked for (None: all) of one batch in order, then those of the
+    next. Encoder-decoder models show the "encoder" or, with `stack`, the "decoder", which reads the same texts. States
+    in half precision are shown in float32. `what` is measured, for messages.
+
+    Raises InvalidArgument for layers or a stack that there are not, CannotMeasure for a model that shows no hidden
+    states of each token, NonFinite, naming the text.
+    """
+    batching = batching or Batching()
+    _check(layers, stack)
+    check_reads_texts(model, what)
+    done = 0
+    with torch.inference_mode(), model.frozen(), tracked(f"{texts.name}, {what}", len(texts)) as show:
+        for batch in batches(model, texts.encoded, batching):
+            real = real_tokens(texts.encoded, batch, batching)
+            for states in batch_states(model, texts.name, batch, real, what=what, layers=layers, stack=stack):
+                visit(states)
+            done += len(batch.positions)
+            show(done)
+
+
+def batch_states(
+    model: ModelUnderTest,
+    name: str,
+    batch: Batch,
+    real: Tensor,
+    *,
+    what: str,
+    layers: Collection[int] | None = None,
+    stack: str | None = None,
+) -> Iterator[States]:
+    """The hidden states of one batch, layer by layer; `name` is that of the texts. See `stream_states`."""
+    result = model.model(**reading_inputs(model, batch), output_hidden_states=True, return_dict=True)
+    found = _layers(model, result, stack, what)
+    del result
+    last = len(found) - 1
+    for layer in sorted(set(layers)) if layers is not None else range(last + 1):
+        if layer > last:
+            raise InvalidArgument("layers", layer, f"numbers up to {last}, the last layer of {model.name}")
+        states = found[layer]
+        if states.ndim != 3 or states.shape[:2] != real.shape:
+            reason = f"its layer {layer} has states {tuple(states.shape)} for {tuple(real.shape)} tokens"
+            raise CannotMeasure(what, type(model.model).__name__, reason)
+        if states.dtype in (torch.float16, torch.bfloat16):
+            states = states.float()
+        wrong = ~torch.isfinite(states).all(dim=-1) & real
+        if bool(wrong.any()):
+            at = batch.positions[int(wrong.nonzero()[0, 0])]
+            raise NonFinite(f"a hidden state of layer {layer}", f"example {at} of {name}")
+        yield States(layer, last, batch.positions, real, states)
+
+
+def check_reads_texts(model: ModelUnderTest, what: str) -> None:
+    """Raise CannotMeasure for a model that is not run on token ids."""
+    if not accepts(model.model, "input_ids"):
+        raise CannotMeasure(what, type(model.model).__name__, f"it reads {model.model.main_input_name}, and no texts")
+
+
+def _check(layers: Collection[int] | None, stack: str | None) -> None:
+    if stack not in (None, *_STACKS):
+        raise InvalidArgument("stack", stack, "'encoder', 'decoder', or None")
+    if layers is None:
+        return
+    if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:
+        raise InvalidArgument("layers", layers, "numbers from 0 (the embeddings), such as [0, 6], or None")
+    for layer in layers:
+        if not is_whole(layer) or layer < 0:
+            raise InvalidArgument("layers", layer, "numbers from 0 (the embeddings), such as [0, 6], or None")
+
+
+def _layers(model: ModelUnderTest, result: Any, stack: str | None, what: str) -> tuple[Tensor, ...]:
+    """Embeddings and layers of a stack."""
+    if hasattr(result, "encoder_hidden_states"):
+        found = getattr(result, f"{stack or 'encoder'}_hidden_states", None)
+    elif stack is not None:
+        raise InvalidArgument("stack", stack, f"None: {model.name} is no encoder-decoder model")
+    else:
+        found = getattr(result, "hidden_states", None)
+    if not found or not all(isinstance(states, Tensor) for states in found):
+        raise CannotMeasure(what, type(model.model).__name__, "asked for its hidden states, it returns none")
+    return tuple(found)

@@ -1,0 +1,165 @@
+"""Hidden states as they are streamed. Oracle: transformers' `output_hidden_states` of each text alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from pytest_bertology import Batching, load_model
+from pytest_bertology.engine.states import stream_states
+from pytest_bertology.engine.texts import read_texts
+from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
+from tests.families import FAMILIES, redraw, texts, tokenizer, under_test
+
+SEQ2SEQ = {"vocab_size": 64, "d_model": 24, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
+LETTERS = texts(9)
+
+
+def encoder_decoder(name):
+    sizes = {"t5": {"d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4, "tie_word_embeddings": False}}
+    ends = {"encoder": 2, "decoder": 3}
+    sizes["bart"] = {f"{end}_layers": count for end, count in ends.items()} | {"max_position_embeddings": 40}
+    sizes["bart"] |= {f"{end}_{part}": n for end in ends for part, n in (("attention_heads", 4), ("ffn_dim", 32))}
+    prefix = {"t5": "T5", "bart": "Bart"}[name]
+    config = getattr(transformers, f"{prefix}Config")(**SEQ2SEQ, **sizes[name])
+    model = redraw(getattr(transformers, f"{prefix}Model")(config), 0).double().eval()
+    return load_model(model, tokenizer=tokenizer())
+
+
+def collected(model, **options):
+    """{layer: {text: states}}"""
+    found = {}
+
+    def visit(states):
+        for position, each in states.each():
+            found.setdefault(states.layer, {})[position] = each.numpy()
+
+    stream_states(model, read_texts(model, LETTERS), visit, what="states", **options)
+    return found
+
+
+def alone(model, text, stack=None):
+    known = inspect.signature(model.model.forward).parameters
+    inputs = {name: value for name, value in model.tokenizer(text, return_tensors="pt").items() if name in known}
+    if stack:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    with torch.no_grad():
+        result = model.model(**inputs, output_hidden_states=True)
+    return [layer[0].numpy() for layer in getattr(result, f"{stack}_hidden_states" if stack else "hidden_states")]
+
+
+def assert_same(found, model, stack=None):
+    for position, text in enumerate(LETTERS):
+        expected = alone(model, text, stack)
+        assert sorted(found) == list(range(len(expected)))
+        for layer, states in enumerate(expected):
+            assert np.allclose(found[layer][position], states, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_states_are_those_of_each_text_alone(name, side):
+    model = under_test(name, FAMILIES[name][-1], dtype=torch.float64)
+
+    found = collected(model, batching=Batching(tokens=60, padding_side=side))
+
+    assert_same(found, model)
+
+
+@pytest.mark.parametrize("stack", [None, "encoder", "decoder"])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_of_an_encoder_decoder_either_is_seen(name, stack):
+    model = encoder_decoder(name)
+
+    found = collected(model, stack=stack, batching=Batching(tokens=60))
+
+    assert_same(found, model, stack or "encoder")
+
+
+def test_only_the_layers_asked_for_are_shown_in_order_batch_by_batch():
+    seen = []
+    model = under_test("bert")
+
+    stream_states(
+        model,
+        read_texts(model, LETTERS),
+        lambda states: seen.append((states.positions[0], states.layer, states.layers)),
+        what="states",
+        layers=[2, 0],
+        batching=Batching(tokens=60),
+    )
+
+    assert [layer for _, layer, _ in seen] == [0, 2] * (len(seen) // 2)
+    assert len(seen) > 4
+    assert seen[0][0] == seen[1][0] != seen[2][0]
+    assert {layers for _, _, layers in seen} == {2}
+
+
+def test_states_are_those_under_the_masks_in_force():
+    model = under_test("bert")
+    plain = collected(model)
+
+    with model.masked([(1, 0)]):
+        masked = collected(model)
+
+    assert np.allclose(masked[1][0], plain[1][0], atol=1e-5)
+    assert not np.allclose(masked[2][0], plain[2][0], atol=1e-3)
+
+
+def test_states_in_half_precision_are_shown_in_float32():
+    found = collected(under_test("bert", dtype=torch.bfloat16))
+
+    assert found[1][0].dtype == np.float32
+
+
+@pytest.mark.parametrize("layers", [[3], [-1], [], ["1"], "12", 1, [True]])
+def test_layers_that_there_are_not(layers):
+    with pytest.raises(InvalidArgument, match="layers"):
+        collected(under_test("bert"), layers=layers)
+
+
+@pytest.mark.parametrize("stack", ["decoder", "encoder", "cross"])
+def test_stacks_that_there_are_not(stack):
+    with pytest.raises(InvalidArgument, match="stack"):
+        collected(under_test("bert"), stack=stack)
+
+
+def test_a_state_that_is_no_number_names_its_text():
+    model = under_test("bert")
+    at = model.tokenizer(LETTERS[4]).input_ids
+    token = next(
+        t for t in at if all(t not in model.tokenizer(text).input_ids for text in LETTERS if text != LETTERS[4])
+    )
+    with torch.no_grad():
+        model.model.bert.embeddings.word_embeddings.weight[token] = float("nan")
+
+    with pytest.raises(NonFinite, match=r"hidden state of layer 0 .* example 4 of 9 texts"):
+        collected(model)
+
+
+def test_a_model_that_shows_no_states(monkeypatch):
+    model = under_test("bert")
+    whole = model.model.forward
+
+    def forward(input_ids, attention_mask=None, output_hidden_states=None, **kwargs):
+        return whole(input_ids, attention_mask, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", forward)
+
+    with pytest.raises(CannotMeasure, match="asked for its hidden states, it returns none"):
+        collected(model)
+
+
+def test_states_of_fewer_positions_than_tokens():
+    config = transformers.FunnelConfig(
+        vocab_size=64, d_model=24, n_head=4, d_head=6, d_inner=32, block_sizes=[1, 1], num_decoder_layers=1,
+        max_position_embeddings=40, pad_token_id=0, num_labels=3,
+    )  # fmt: skip
+    plain = redraw(transformers.FunnelForSequenceClassification(config), 0).eval()
+
+    with pytest.raises(CannotMeasure, match=r"layer 2 has states \(.*\) for \(.*\) tokens"):
+        collected(load_model(plain, tokenizer=tokenizer()))
