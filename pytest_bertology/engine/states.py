@@ -112,7 +112,7 @@ def check_reads_texts(model: ModelUnderTest, what: str) -> None:
         raise CannotMeasure(what, type(model.model).__name__, f"it reads {model.model.main_input_name}, and no texts")
 
 
-def _check(layers: Collection[int] | None, stack: str | None) -> None:
+def _check(layers: Any, stack: str | None) -> None:
     if stack not in (None, *_STACKS):
         raise InvalidArgument("stack", stack, "'encoder', 'decoder', or None")
     if layers is None:
