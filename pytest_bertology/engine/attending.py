@@ -93,19 +93,37 @@ def attend(
     the texts' tokens; NonFinite, naming the text.
     """
     batching = batching or Batching()
-    wanted = frozenset(range(len(model.sites)) if sites is None else sites)
     check_attention(model, what)
-    functions = any(key.via == "function" for site in model.sites for key in site.taps)
     done = 0
     with torch.inference_mode(), model.frozen(), tracked(f"{texts.name}, {what}", len(texts)) as show:
         for batch in batches(model, texts.encoded, batching):
             real = real_tokens(texts.encoded, batch, batching)
-            seen = _Seen(model, texts, batch, real, what, visit, wanted, scores)
-            with seeing_attention(model.model, seen.interface, seen.function if functions else None):
-                model.model(**reading_inputs(model, batch))
-            seen.check_complete()
+            attend_batch(model, texts, batch, real, visit, what=what, sites=sites, scores=scores)
             done += len(batch.positions)
             show(done)
+
+
+def attend_batch(
+    model: ModelUnderTest,
+    texts: Texts,
+    batch: Batch,
+    real: Tensor,
+    visit: Visit,
+    *,
+    what: str,
+    sites: Collection[int] | None = None,
+    scores: bool = False,
+) -> None:
+    """`attend` on one batch, for measures that need two models side by side, or a batch more than once.
+
+    To be called in inference mode, with the model frozen, after `check_attention`; `real` is `real_tokens`.
+    """
+    wanted = frozenset(range(len(model.sites)) if sites is None else sites)
+    functions = any(key.via == "function" for site in model.sites for key in site.taps)
+    seen = _Seen(model, texts, batch, real, what, visit, wanted, scores)
+    with seeing_attention(model.model, seen.interface, seen.function if functions else None):
+        model.model(**reading_inputs(model, batch))
+    seen.check_complete()
 
 
 def check_attention(model: ModelUnderTest, what: str) -> None:
