@@ -144,7 +144,7 @@ class AttentionStatistics:
         return {name: self.statistic(name)[head] for name in self.available}
 
     def table(self, k: int | None = None, by: str | None = None) -> str:
-        """Every head (or the first `k`) and its statistics, a line each; sorted by a statistic, else in the map's order."""
+        """Every head (or the first `k`) and its statistics, a line each; sorted by one of them, else in order."""
         count = len(self.heads) if k is None else k
         order = list(self.heads) if by is None else list(self.statistic(by).ranking)
         if not is_whole(count) or count < 1:
