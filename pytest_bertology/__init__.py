@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pytest_bertology.checks.attention import assert_entropy_between, assert_head_attends
     from pytest_bertology.checks.candidates import assert_same_outputs
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
     from pytest_bertology.checks.heads import (
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.agreement import Agreement
     from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
     from pytest_bertology.measures.attention import AttentionStatistics, attention_statistics
+    from pytest_bertology.measures.attention_maps import AttentionMaps
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
+    from pytest_bertology.measures.hidden_states import HiddenStates
     from pytest_bertology.measures.importance import head_importance
     from pytest_bertology.measures.layer_choice import choose_layers
     from pytest_bertology.measures.layer_contribution import layer_similarity
@@ -63,6 +66,7 @@ _HOMES = {
     "AblationReport": "measures.ablation",
     "Agreement": "measures.agreement",
     "AllButOneReport": "measures.all_but_one",
+    "AttentionMaps": "measures.attention_maps",
     "AttentionStatistics": "measures.attention",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
@@ -74,6 +78,7 @@ _HOMES = {
     "HeadMap": "heads",
     "HeadMask": "heads",
     "HeadScores": "heads",
+    "HiddenStates": "measures.hidden_states",
     "LayerRetention": "measures.layer_retention",
     "ModelUnderTest": "models",
     "Neuron": "heads",
@@ -96,7 +101,9 @@ _HOMES = {
     "ZeroPattern": "measures.sparsity",
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
+    "assert_entropy_between": "checks.attention",
     "assert_faster": "checks.costs",
+    "assert_head_attends": "checks.attention",
     "assert_head_redundant": "checks.heads",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
@@ -140,6 +147,7 @@ __all__ = [  # noqa: RUF022
     "AblationReport",
     "Agreement",
     "AllButOneReport",
+    "AttentionMaps",
     "AttentionStatistics",
     "Batching",
     "Blocks",
@@ -151,6 +159,7 @@ __all__ = [  # noqa: RUF022
     "HeadMap",
     "HeadMask",
     "HeadScores",
+    "HiddenStates",
     "LayerRetention",
     "ModelUnderTest",
     "Neuron",
@@ -173,7 +182,9 @@ __all__ = [  # noqa: RUF022
     "ZeroPattern",
     "ablate_all_but_one",
     "ablate_heads",
+    "assert_entropy_between",
     "assert_faster",
+    "assert_head_attends",
     "assert_head_redundant",
     "assert_heads_in_top",
     "assert_heads_prunable",

@@ -19,10 +19,12 @@ from pytest_bertology.plugin import figures, options
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
     _bertology_mask_of_test,
+    attention_maps,
     bertology_model,
     bertology_task,
     head_importance,
     head_mask,
+    hidden_states,
     load_bertology_model,
 )
 from pytest_bertology.plugin.own_methods import own_methods
@@ -32,14 +34,16 @@ from pytest_bertology.plugin.summary import Gathered, plain
 
 __all__ = [
     "_bertology_mask_of_test",
+    "attention_maps",
     "bertology_model",
     "bertology_task",
     "head_importance",
     "head_mask",
+    "hidden_states",
     "load_bertology_model",
 ]
 
-_FIXTURES = frozenset({"bertology_model", "bertology_task", "head_mask", "head_importance", "load_bertology_model"})
+_FIXTURES = frozenset(__all__) - {"_bertology_mask_of_test"}
 _PLUGIN = Path(__file__).parent
 _gathered_key = pytest.StashKey[Gathered]()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,8 @@ from pytest_bertology.plugin.session import Session, mask_key, session_key
 
 if TYPE_CHECKING:
     from pytest_bertology.heads import HeadMask, HeadScores
+    from pytest_bertology.measures.attention_maps import AttentionMaps
+    from pytest_bertology.measures.hidden_states import HiddenStates
     from pytest_bertology.models import ModelUnderTest
     from pytest_bertology.tasks import Task
 
@@ -78,6 +81,35 @@ def head_importance(
     method = getattr(request, "param", None) or _session(request).settings.value("importance")
     with _clear_errors(), bertology_model.exactly(None):
         return measure(bertology_model, bertology_task, method)
+
+
+@pytest.fixture(scope="session")
+def attention_maps(bertology_model: ModelUnderTest) -> Callable[..., AttentionMaps]:
+    """A function that gives what every head of ``bertology_model`` attends to: ``maps = attention_maps(texts)``.
+
+    ``texts`` is a list of strings, or a task such as ``bertology_task``. ``maps[2]`` holds an array (heads, tokens,
+    tokens) for each text, without padding, from layer 2, counted from 0; ``maps.head((2, 4))`` one head's;
+    ``maps.tokens`` the tokens. The model runs when a layer is asked for, under the masks in force then; more than
+    ``limit=`` bytes (512 MiB) are refused beforehand. For figures over many texts take ``attention_statistics``,
+    which keeps no maps.
+    """
+    from pytest_bertology.measures.attention_maps import AttentionMaps
+
+    return partial(AttentionMaps, bertology_model)
+
+
+@pytest.fixture(scope="session")
+def hidden_states(bertology_model: ModelUnderTest) -> Callable[..., HiddenStates]:
+    """A function that gives the hidden states of ``bertology_model``: ``states = hidden_states(texts)``.
+
+    ``texts`` is a list of strings, or a task such as ``bertology_task``. ``states[0]`` are the embeddings,
+    ``states[n]`` what the n-th layer gives: an array (tokens, width) for each text, without padding; ``states.tokens``
+    names the tokens. The model runs when a layer is asked for, under the masks in force then; more than ``limit=``
+    bytes (512 MiB) are refused beforehand.
+    """
+    from pytest_bertology.measures.hidden_states import HiddenStates
+
+    return partial(HiddenStates, bertology_model)
 
 
 @pytest.fixture(scope="session")
