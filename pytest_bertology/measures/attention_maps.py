@@ -85,11 +85,13 @@ class AttentionMaps(Sequence[tuple[Map, ...]]):
     def _site(self, layer: LayerName) -> int:
         sites = self.model.sites
         name = layer if isinstance(layer, tuple) else (layer, None)
-        if not isinstance(layer, tuple) and is_whole(layer) and all(site.stack is None for site in sites):
-            name = (range(len(sites))[layer] if -len(sites) <= layer < len(sites) else layer, None)
-        for index, site in enumerate(sites):
-            if len(name) == 2 and (site.layer, site.stack) == tuple(name):
-                return index
+        if len(name) == 2 and is_whole(name[0]):
+            number = name[0]
+            if number < 0 and all(site.stack is None for site in sites):
+                number += len(sites)
+            for index, site in enumerate(sites):
+                if (site.layer, site.stack) == (number, name[1]):
+                    return index
         raise UnknownLayer(layer, self.model.heads.describe())
 
     def _layer(self, site: int) -> tuple[Map, ...]:
