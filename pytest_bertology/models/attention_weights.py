@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -213,17 +214,22 @@ def _part(values: Tensor, rows: slice, heads: slice) -> Tensor:
     return values[rows if values.shape[0] > 1 else slice(None), heads if values.shape[1] > 1 else slice(None)]
 
 
+See = Callable[[AttentionCall], Tensor | tuple[Tensor, Tensor] | None]
+"""Given a call, None, other contexts, or other contexts and weights."""
+
+
 @contextmanager
 def seeing_attention(
     model: nn.Module,
-    see: Callable[[AttentionCall], Tensor | None],
+    see: See,
     see_function: Callable[[Call], Tensor | None] | None = None,
 ) -> Iterator[None]:
     """Show each attention call that this thread makes, counted as `watched` counts them.
 
     Those of the attention interface, and with `see_function` also the softmax and attention functions that the model
-    calls itself. What either returns, contexts (batch, queries, heads, width) or a function's result, the model is
-    given instead of its own; None leaves it.
+    calls itself. What either returns, contexts (batch, queries, heads, width), perhaps with the weights that gave them,
+    or a function's result, the model is given instead of its own; None leaves it. What they compute themselves no one
+    else who watches takes for the model's.
     """
     functions = None if see_function is None else _functions(model, see_function)
     with _interface(see, functions.suspended if functions is not None else nullcontext):
@@ -236,43 +242,50 @@ def _functions(model: nn.Module, see: Callable[[Call], Tensor | None]) -> _Funct
 
     def shown(call: Call) -> Tensor | None:
         calls.clear()  # one call's numbers at a time
-        return see(call)
+        with torch._C.DisableTorchFunction():
+            return see(call)
 
     return _Functions(_Frames(model), calls, shown)
 
 
 @contextmanager
-def _interface(see: Callable[[AttentionCall], Tensor | None], apart: Callable[[], Any]) -> Iterator[None]:
+def _interface(see: See, apart: Callable[[], Any]) -> Iterator[None]:
     """Show each call of the attention interface; what happens inside is run in the context `apart`."""
     thread = threading.get_ident()
-    count = 0
+    numbers = count()
     with _patching:
         original = AttentionInterface.get_interface
 
         def get_interface(self: AttentionInterface, *args: Any, **kwargs: Any) -> Callable[..., Any]:
             function: Callable[..., Any] = original(self, *args, **kwargs)
-            return shown(function) if threading.get_ident() == thread else function
-
-        def shown(function: Callable[..., Any]) -> Callable[..., Any]:
-            def attention(
-                module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
-            ) -> Any:
-                nonlocal count
-                with apart():
-                    result = function(module, query, key, value, *rest, **options)
-                    changed = None
-                    if result[0].ndim == 4 and result[0].shape[2] == query.shape[1]:
-                        mask = rest[0] if rest else options.get("attention_mask")
-                        given = {"scaling": rest[1], **options} if len(rest) > 1 else options
-                        weights = result[1] if len(result) > 1 else None
-                        changed = see(AttentionCall(count, module, query, key, value, mask, given, result[0], weights))
-                        count += 1
-                return result if changed is None else (changed.contiguous(), *(None for _ in result[1:]))
-
-            return attention
+            return showing(function, see, apart, numbers) if threading.get_ident() == thread else function
 
         AttentionInterface.get_interface = get_interface
         try:
             yield
         finally:
             AttentionInterface.get_interface = original
+
+
+def showing(
+    function: Callable[..., Any], see: See, apart: Callable[[], Any], numbers: Iterator[int]
+) -> Callable[..., Any]:
+    """An attention function of the interface that shows each of its calls; it runs in the context `apart`."""
+
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
+        with apart():
+            result = function(module, query, key, value, *rest, **options)
+            if result[0].ndim != 4 or result[0].shape[2] != query.shape[1]:
+                return result
+            mask = rest[0] if rest else options.get("attention_mask")
+            given = {"scaling": rest[1], **options} if len(rest) > 1 else options
+            weights = result[1] if len(result) > 1 else None
+            call = AttentionCall(next(numbers), module, query, key, value, mask, given, result[0], weights)
+            with torch._C.DisableTorchFunction():
+                changed = see(call)
+        if changed is None:
+            return result
+        context, *others = changed if isinstance(changed, tuple) else (changed,)
+        return (context.contiguous(), *(*others, *(None for _ in result))[: len(result) - 1])
+
+    return attention
