@@ -260,18 +260,18 @@ def test_a_model_that_calls_attention_functions_itself(attention):
         vocab_size=64, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0, num_labels=3,
         alibi=False, new_decoder_architecture=False, multi_query=True, max_position_embeddings=40,
     )  # fmt: skip
+    config._attn_implementation = "eager"
+    eager = redraw(FalconForSequenceClassification(config), 0).eval()
+    task = task_for("sequence-classification")
+    expected = by_eager(eager, list(plain_inputs(eager, task)))
     config._attn_implementation = attention
     plain = redraw(FalconForSequenceClassification(config), 0).eval()
-    task = task_for("sequence-classification")
-    rows = list(plain_inputs(plain, task))
     model = load_model(plain, tokenizer=tokenizer())
+    assert {site.found for site in model.sites} == {"function"}
 
-    if attention == "sdpa":
-        with pytest.raises(CannotMeasure, match=r"torch's own attention function, which returns no weights; .*eager"):
-            head_importance(model, task, "confidence")
-    else:
-        found = head_importance(model, task, "confidence")
-        assert np.allclose(found.to_numpy(), by_eager(plain, rows), rtol=1e-4)
+    found = head_importance(model, task, "confidence")
+
+    assert np.allclose(found.to_numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # older DeBERTa's
