@@ -66,7 +66,7 @@ def test_divergence_is_scipys_on_eager_attention(name, side):
 
     tokens = sum(len(model.tokenizer(text).input_ids) for text in LETTERS)
     assert found.tokens == tokens
-    limit = 1e-8 if name == "llama" else 1e-11  # eager Llama's softmax is in float32, whatever its weights are
+    limit = 1e-7 if name == "llama" else 1e-11  # eager Llama's softmax is in float32, whatever its weights are
     assert np.allclose(found.mean, expected / tokens, rtol=0, atol=limit)
     assert np.allclose(found.sum, expected, rtol=0, atol=limit * tokens)
     assert found.heads == tuple(model.heads)
