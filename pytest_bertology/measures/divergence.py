@@ -192,7 +192,7 @@ def negative_entropies(weights: Tensor) -> Matrix:
     block = max(1, _BLOCK.get(weights.device.type, _BLOCK["cuda"]) // count)
     smallest = torch.finfo(weights.dtype).tiny
     totals = np.zeros((count, count))
-    for part in torch.split(weights, block, dim=1):  # type: ignore[no-untyped-call]
+    for part in torch.split(weights, block, dim=1):
         halves = part * 0.5
         sums = halves.new_zeros(count, count)
         for head in range(count):
