@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
+    from pytest_bertology.checks.relations import assert_head_tracks
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
     from pytest_bertology.checks.structure import assert_prune_equals_mask
     from pytest_bertology.checks.verdicts import CheckFailed
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_contribution import layer_similarity
     from pytest_bertology.measures.layer_retention import LayerRetention
     from pytest_bertology.measures.own_methods import using_importance_method
+    from pytest_bertology.measures.relation_report import RelationReport, TrackedRelation
+    from pytest_bertology.measures.relations import head_relations
     from pytest_bertology.measures.retention import Retention
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
     from pytest_bertology.measures.structural import PrunedModel
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from pytest_bertology.search.finding import find_prunable_heads
     from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
     from pytest_bertology.tasks import Task, load_task
+    from pytest_bertology.tasks.conllu import Sentence, read_conllu
 
 _HOMES = {
     "BertologyError": "errors",
@@ -86,8 +90,10 @@ _HOMES = {
     "PrunedModel": "measures.structural",
     "PruningCurve": "measures.curve",
     "PruningResult": "search.result",
+    "RelationReport": "measures.relation_report",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
+    "Sentence": "tasks.conllu",
     "Sizes": "checks.costs",
     "Sparsity": "measures.sparsity",
     "Sweep": "measures.sweeping",
@@ -96,6 +102,7 @@ _HOMES = {
     "TaskScores": "search.result",
     "Timing": "measures.timing",
     "TraceStep": "search.result",
+    "TrackedRelation": "measures.relation_report",
     "UnitMap": "heads",
     "WeightChanges": "measures.weights",
     "ZeroPattern": "measures.sparsity",
@@ -105,6 +112,7 @@ _HOMES = {
     "assert_faster": "checks.costs",
     "assert_head_attends": "checks.attention",
     "assert_head_redundant": "checks.heads",
+    "assert_head_tracks": "checks.relations",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
     "assert_importance_transfers": "checks.heads",
@@ -129,12 +137,14 @@ _HOMES = {
     "evaluate_masks": "measures.sweeping",
     "find_prunable_heads": "search.finding",
     "head_importance": "measures.importance",
+    "head_relations": "measures.relations",
     "layer_similarity": "measures.layer_contribution",
     "load_embedded_model": "embedded",
     "load_embedded_task": "embedded",
     "load_model": "models",
     "load_task": "tasks",
     "pruning_curve": "measures.curve",
+    "read_conllu": "tasks.conllu",
     "save_figure": "report.saving",
     "timing": "measures.timing",
     "using_importance_method": "measures.own_methods",
@@ -167,8 +177,10 @@ __all__ = [  # noqa: RUF022
     "PrunedModel",
     "PruningCurve",
     "PruningResult",
+    "RelationReport",
     "ResultStore",
     "Retention",
+    "Sentence",
     "Sizes",
     "Sparsity",
     "Sweep",
@@ -177,6 +189,7 @@ __all__ = [  # noqa: RUF022
     "TaskScores",
     "Timing",
     "TraceStep",
+    "TrackedRelation",
     "UnitMap",
     "WeightChanges",
     "ZeroPattern",
@@ -186,6 +199,7 @@ __all__ = [  # noqa: RUF022
     "assert_faster",
     "assert_head_attends",
     "assert_head_redundant",
+    "assert_head_tracks",
     "assert_heads_in_top",
     "assert_heads_prunable",
     "assert_importance_transfers",
@@ -210,12 +224,14 @@ __all__ = [  # noqa: RUF022
     "evaluate_masks",
     "find_prunable_heads",
     "head_importance",
+    "head_relations",
     "layer_similarity",
     "load_embedded_model",
     "load_embedded_task",
     "load_model",
     "load_task",
     "pruning_curve",
+    "read_conllu",
     "save_figure",
     "timing",
     "using_importance_method",

@@ -28,12 +28,13 @@ class Bound:
     """The name of the procedure."""
 
 
-def tango_upper_bound(worse: int, better: int, n: int, confidence: float) -> Bound:
+def tango_upper_bound(worse: float, better: float, n: float, confidence: float) -> Bound:
     """Upper bound on the drop of a proportion between two paired judgements, by Tango's score interval.
 
     Of `n` examples `worse` became wrong and `better` became right. The score test of H0: drop = Δ is inverted
     (Tango 1998, Statistics in Medicine 17, eqs. 5-8); unlike a bootstrap it stays honest when few examples, or none,
-    changed: the bound is then about z²/(n + z²), never 0.
+    changed: the bound is then about z²/(n + z²), never 0. Numbers that are not whole are effective ones, of examples
+    that are not independent.
     """
     z = float(stats.norm.ppf(confidence))
 
@@ -50,7 +51,7 @@ def tango_upper_bound(worse: int, better: int, n: int, confidence: float) -> Bou
     return Bound(upper, confidence, "Tango's score interval")
 
 
-def _tango_score(worse: int, better: int, n: int, delta: float) -> float:
+def _tango_score(worse: float, better: float, n: float, delta: float) -> float:
     """Tango's statistic for H0: drop = delta; standard normal under H0."""
     a = 2.0 * n
     b = -worse - better + (2.0 * n - worse + better) * delta

@@ -25,6 +25,7 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.conllu import Sentence, Span
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 Weights = TypeVar("Weights", Tensor, Array)
 
 _NO_OFFSETS = (
@@ -90,6 +91,22 @@ class Words:
     def missing(self) -> int:
         """How many words have no token."""
         return sum(int((~present).sum()) for present in self.present)
+
+    def subset(self, positions: Sequence[int]) -> Words:
+        """Some of the sentences, in this order."""
+
+        def some(values: Sequence[T]) -> tuple[T, ...]:
+            return tuple(values[position] for position in positions)
+
+        texts, encoded = self.texts, self.texts.encoded
+        chosen = replace(
+            texts,
+            texts=some(texts.texts),
+            encoded=replace(encoded, examples=some(encoded.examples), truncated=()),
+            offsets=None if texts.offsets is None else some(texts.offsets),
+            special=some(texts.special),
+        )
+        return Words(some(self.sentences), chosen, some(self.shares))
 
     @cached_property
     def digest(self) -> str:
