@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,8 +13,8 @@ from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
 from pytest_bertology.engine.texts import TextsLike, read_texts
-from pytest_bertology.errors import TooMuchMemory, UnknownLayer
-from pytest_bertology.heads import HeadLike
+from pytest_bertology.errors import InvalidArgument, TooMuchMemory, UnknownLayer
+from pytest_bertology.heads import Head, HeadLike
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
 from pytest_bertology.models import ModelUnderTest
@@ -23,6 +24,22 @@ LayerName: TypeAlias = "int | tuple[int, str | None]"
 
 LIMIT = 512 * 2**20
 """Bytes that maps or states may take unless more are allowed."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadView:
+    """One head's attention on one text, to be looked at: `save_figure(view, "head.png")`."""
+
+    head: Head
+    model: str
+    tokens: tuple[str, ...]
+    weights: Map
+    """(tokens, tokens): of the token of a row to that of a column."""
+    kind: str
+    """"matrix" or "lines"."""
+
+    def __repr__(self) -> str:
+        return f"HeadView({self.head} of {self.model}, {len(self.tokens)} tokens, {self.kind})"
 
 
 class AttentionMaps(Sequence[tuple[Map, ...]]):
@@ -75,6 +92,15 @@ class AttentionMaps(Sequence[tuple[Map, ...]]):
         """One head's weights, (tokens, tokens) for each text; raises UnknownHead."""
         found = self.model.heads[self.model.heads.index(head)]
         return tuple(text[found.head] for text in self._layer(self._site((found.layer, found.stack))))
+
+    def view(self, head: HeadLike, text: int = 0, kind: str = "matrix") -> HeadView:
+        """One head on one text, for `save_figure`: as a "matrix", or as "lines" from tokens to tokens."""
+        if kind not in ("matrix", "lines"):
+            raise InvalidArgument("kind", kind, "'matrix' or 'lines'")
+        if not is_whole(text) or not -len(self.texts) <= text < len(self.texts):
+            raise InvalidArgument("text", text, f"a number from 0 to {len(self.texts) - 1}, one of {self.texts.name}")
+        found = self.model.heads[self.model.heads.index(head)]
+        return HeadView(found, self.model.name, self.tokens[text], self.head(found)[text], kind)
 
     def bytes_of(self, site: int) -> int:
         """What the maps of one attention layer take."""

@@ -16,6 +16,8 @@ from pytest_bertology.errors import InvalidArgument, MissingExtra
 from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.measures.ablation import AblationReport
 from pytest_bertology.measures.all_but_one import AllButOneReport
+from pytest_bertology.measures.attention import AttentionStatistics
+from pytest_bertology.measures.attention_maps import HeadView
 from pytest_bertology.measures.curve import PruningCurve
 
 if TYPE_CHECKING:
@@ -39,8 +41,22 @@ def figure_of(thing: Any, title: str | None = None) -> Figure:
         return all_but_one_map(thing, title)
     if isinstance(thing, PruningCurve):
         return curve(thing, title)
-    shown = "head scores, an ablation report, an all-but-one report or a pruning curve"
+    found = _of_attention(thing, title)
+    if found is not None:
+        return found
+    shown = "head scores, a report on ablation, attention or relations, a pruning curve, or a view of a head"
     raise InvalidArgument("thing", type(thing).__name__, shown)
+
+
+def _of_attention(thing: Any, title: str | None) -> Figure | None:
+    """The figure that shows a result on attention; None for anything else."""
+    from pytest_bertology.report import attention_figures as draw
+
+    if isinstance(thing, AttentionStatistics):
+        return draw.statistics_maps(thing, title)
+    if isinstance(thing, HeadView):
+        return draw.head_view(thing, title)
+    return None
 
 
 def heat_map(

@@ -239,7 +239,7 @@ def test_all_results_that_have_a_figure_are_saved(tmp_path, make):
 
 def test_what_no_figure_shows_is_refused(tmp_path):
     for thing in (3, "scores", np.zeros((2, 2)), Figure):
-        with pytest.raises(InvalidArgument, match="head scores, an ablation report"):
+        with pytest.raises(InvalidArgument, match="head scores, a report on ablation"):
             save_figure(thing, tmp_path / "found.png")
 
 
