@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.relations import assert_head_tracks
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
+    from pytest_bertology.checks.roles import assert_head_role
     from pytest_bertology.checks.structure import assert_prune_equals_mask
     from pytest_bertology.checks.verdicts import CheckFailed
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
     from pytest_bertology.measures.attention import AttentionStatistics, attention_statistics
     from pytest_bertology.measures.attention_maps import AttentionMaps
+    from pytest_bertology.measures.attention_probe import attention_probe
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
@@ -48,9 +50,12 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_contribution import layer_similarity
     from pytest_bertology.measures.layer_retention import LayerRetention
     from pytest_bertology.measures.own_methods import using_importance_method
+    from pytest_bertology.measures.probe_report import AttentionProbe
     from pytest_bertology.measures.relation_report import RelationReport, TrackedRelation
     from pytest_bertology.measures.relations import head_relations
     from pytest_bertology.measures.retention import Retention
+    from pytest_bertology.measures.role_report import RoleReport
+    from pytest_bertology.measures.roles import head_roles
     from pytest_bertology.measures.sparsity import Sparsity, ZeroPattern
     from pytest_bertology.measures.structural import PrunedModel
     from pytest_bertology.measures.sweeping import Sweep, evaluate_masks
@@ -71,6 +76,7 @@ _HOMES = {
     "Agreement": "measures.agreement",
     "AllButOneReport": "measures.all_but_one",
     "AttentionMaps": "measures.attention_maps",
+    "AttentionProbe": "measures.probe_report",
     "AttentionStatistics": "measures.attention",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
@@ -93,6 +99,7 @@ _HOMES = {
     "RelationReport": "measures.relation_report",
     "ResultStore": "engine.store",
     "Retention": "measures.retention",
+    "RoleReport": "measures.role_report",
     "Sentence": "tasks.conllu",
     "Sizes": "checks.costs",
     "Sparsity": "measures.sparsity",
@@ -112,6 +119,7 @@ _HOMES = {
     "assert_faster": "checks.costs",
     "assert_head_attends": "checks.attention",
     "assert_head_redundant": "checks.heads",
+    "assert_head_role": "checks.roles",
     "assert_head_tracks": "checks.relations",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
@@ -129,6 +137,7 @@ _HOMES = {
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
     "assert_specialised_heads_survive": "checks.heads",
+    "attention_probe": "measures.attention_probe",
     "attention_statistics": "measures.attention",
     "blocks": "models.blocks",
     "choose_layers": "measures.layer_choice",
@@ -138,6 +147,7 @@ _HOMES = {
     "find_prunable_heads": "search.finding",
     "head_importance": "measures.importance",
     "head_relations": "measures.relations",
+    "head_roles": "measures.roles",
     "layer_similarity": "measures.layer_contribution",
     "load_embedded_model": "embedded",
     "load_embedded_task": "embedded",
@@ -158,6 +168,7 @@ __all__ = [  # noqa: RUF022
     "Agreement",
     "AllButOneReport",
     "AttentionMaps",
+    "AttentionProbe",
     "AttentionStatistics",
     "Batching",
     "Blocks",
@@ -180,6 +191,7 @@ __all__ = [  # noqa: RUF022
     "RelationReport",
     "ResultStore",
     "Retention",
+    "RoleReport",
     "Sentence",
     "Sizes",
     "Sparsity",
@@ -199,6 +211,7 @@ __all__ = [  # noqa: RUF022
     "assert_faster",
     "assert_head_attends",
     "assert_head_redundant",
+    "assert_head_role",
     "assert_head_tracks",
     "assert_heads_in_top",
     "assert_heads_prunable",
@@ -216,6 +229,7 @@ __all__ = [  # noqa: RUF022
     "assert_sparsity",
     "assert_sparsity_preserved",
     "assert_specialised_heads_survive",
+    "attention_probe",
     "attention_statistics",
     "blocks",
     "choose_layers",
@@ -225,6 +239,7 @@ __all__ = [  # noqa: RUF022
     "find_prunable_heads",
     "head_importance",
     "head_relations",
+    "head_roles",
     "layer_similarity",
     "load_embedded_model",
     "load_embedded_task",

@@ -1,0 +1,78 @@
+"""Why a check on the role of a head failed, for a tired engineer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_bertology.checks.explain import idle, table, were
+from pytest_bertology.errors import UndefinedScore
+from pytest_bertology.heads import Head
+from pytest_bertology.measures.role_report import POSITIONAL, RARE, SYNTACTIC, TIMES_CHANCE, TIMES_OFFSET, RoleReport
+from pytest_bertology.models import ModelUnderTest
+
+_SHOWN = 5
+
+
+def other_role(model: ModelUnderTest, found: RoleReport, head: Head, role: str) -> str:
+    """The failure page of a check on the role of one head."""
+    held = " and ".join(found.roles(head)) or "nothing of what was judged"
+    rows = {
+        "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
+        "texts": f"{found.task} ({found.texts} texts, {found.tokens} tokens of their own)",
+        **{POSITIONAL: _positional, SYNTACTIC: _syntactic, RARE: _rare}[role](found, head),
+        "confidence": f"{found.confidence[head]:.4f}, the mean greatest weight",
+        f"{role} heads": ", ".join(map(str, found.heads(role))) or "none",
+        **were(model.heads, [head]),
+        **idle(model, [head]),
+    }
+    return "\n".join([f"{head} is not {_NAMES[role]}: it is {held}", "", *table(rows)])
+
+
+_NAMES = {POSITIONAL: "positional", SYNTACTIC: "syntactic", RARE: "one that points to rare tokens"}
+
+
+def _positional(found: RoleReport, head: Head) -> dict[str, str]:
+    shares = [f"{offset:+d}: {share:.4f}" for offset in found.offsets for share in _share(found, head, offset)]
+    return {
+        "at one offset": f"{found.positional[head]:.4f} of its greatest weights, at {found.offset(head):+d}; required: "
+        f"at least {found.positional_share:g}",
+        "all offsets": ", ".join(shares),
+        "most": _most([f"{each} {found.positional[each]:.4f} at {found.offset(each):+d}" for each in _top(found)]),
+    }
+
+
+def _share(found: RoleReport, head: Head, offset: int) -> list[float]:
+    try:
+        return [found.share_at(offset)[head]]
+    except UndefinedScore:
+        return []
+
+
+def _top(found: RoleReport) -> list[Head]:
+    return found.positional.top(min(_SHOWN, len(found.all_heads)))
+
+
+def _rare(found: RoleReport, head: Head) -> dict[str, str]:
+    chance = found.rare_by_chance[head]
+    return {
+        "at rare tokens": f"{found.rare[head]:.4f} of its greatest weights in {found.rare_texts} texts that have such; "
+        f"required: at least {found.least_rare[head]:.4g}",
+        "by chance": f"{chance:.4f}; required: {TIMES_CHANCE:g} times that, {TIMES_CHANCE * chance:.4f}",
+        "most": _most([f"{each} {found.rare[each]:.4f}" for each in found.rare.top(min(_SHOWN, len(found.all_heads)))]),
+    }
+
+
+def _syntactic(found: RoleReport, head: Head) -> dict[str, str]:
+    rows = {}
+    for each in found.tracks(head):
+        low, high = each.difference_interval
+        rows[each.relation] = (
+            f"{each.accuracy:.4f} of {each.cases} cases ({each.direction}), and the best offset {each.offset:+d} "
+            f"{each.offset_accuracy:.4f}; difference {each.difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+        )
+    required = f"{TIMES_OFFSET:g} times the best offset's on one relation, and a difference surely above 0"
+    return {**rows, "required": required}
+
+
+def _most(said: Sequence[str]) -> str:
+    return ", ".join(said)
