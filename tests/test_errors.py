@@ -52,6 +52,8 @@ TABLE = {
     errors.CannotSave: (("out", "it is a file"), ["'out'", "it is a file", "untouched"]),
     errors.InvalidPlan: (("it was changed",), ["it was changed", "plan of a pruned model"]),
     errors.SelfCheckFailed: (("Bert", "layer 1", "nothing moved"), ["Bert", "layer 1", "nothing moved"]),
+    errors.CannotChangeAttention: (("Bert", "weights are not seen"), ["Bert", "weights are not seen"]),
+    errors.AttentionNotChanged: (("layer 3 never ran",), ["layer 3 never ran", "change of attention"]),
     errors.BackwardAfterMask: (("BertModel",), ["BertModel", "inside the `with` block"]),
     errors.CompiledUnderMask: ((), ["uncompiled under masks"]),
     errors.CopiedUnderMask: (("BertModel",), ["BertModel", "Copy it before"]),

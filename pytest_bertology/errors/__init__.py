@@ -6,7 +6,9 @@ from pytest_bertology.errors.base import (
     describe_heads,
 )
 from pytest_bertology.errors.models import (
+    AttentionNotChanged,
     BackwardAfterMask,
+    CannotChangeAttention,
     CannotDropLayers,
     CannotGate,
     CannotMeasure,
@@ -61,9 +63,11 @@ from pytest_bertology.errors.values import (
 )
 
 __all__ = [
+    "AttentionNotChanged",
     "BackwardAfterMask",
     "BertologyError",
     "BertologyWarning",
+    "CannotChangeAttention",
     "CannotDropLayers",
     "CannotGate",
     "CannotMeasure",

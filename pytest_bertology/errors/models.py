@@ -190,6 +190,23 @@ class MaskNotApplied(BertologyError):
         super().__init__(f"the head mask had no effect: {problem}")
 
 
+class CannotChangeAttention(BertologyError):
+    """Attention weights that were to be changed, and are not seen, or are of something else than the tokens."""
+
+    def __init__(self, architecture: str, reason: str) -> None:
+        self.architecture = architecture
+        self.reason = reason
+        super().__init__(f"the attention of this {architecture} cannot be changed: {reason}.")
+
+
+class AttentionNotChanged(BertologyError):
+    """A change of attention was in force, the model ran, and the change was never asked for."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"the change of attention had no effect: {problem}")
+
+
 class BackwardAfterMask(BertologyError):
     """Gradient checkpointing ran layers again after the mask of their forward pass was left."""
 

@@ -224,5 +224,5 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtra("drawing a pruning curve", "matplotlib", "figures") from None
+        raise MissingExtra("drawing a curve", "matplotlib", "figures") from None
     return Figure(figsize=(6.4, 4.0), layout="constrained")

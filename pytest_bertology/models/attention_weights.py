@@ -21,7 +21,7 @@ from transformers.modeling_utils import AttentionInterface
 from pytest_bertology.models.attention import COMBINED, TOKENS_FIRST, Call, _Frames, _Functions, _patching
 
 _EAGER = "loaded with attn_implementation='eager', the model may show its weights"
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # parts of some models run in float32 whatever they are given
 _BLOCKED = -9999.0
 """What is added to scores that are masked, or less; no bias for distance comes near it."""
 
@@ -54,20 +54,29 @@ class AttentionCall:
         if given is None:
             return f"{self.query.shape[1]} query heads share {self.key.shape[1]} keys in no way that is known"
         _, value = given
-        shape = (*self.query.shape[:3], self.key.shape[2])
-        if isinstance(self.returned, Tensor) and self.returned.shape == shape:
-            weights: Tensor = self.returned
-        else:
-            scores = self._masked_scores()
-            if isinstance(scores, str):
-                return scores
-            weights = scores.softmax(dim=-1)
-        found = (weights.to(value.dtype) @ value).transpose(1, 2)[real]
         wanted = self.context[real]
         limit = _TOLERANCE.get(self.context.dtype, 3e-2) * max(1.0, float(wanted.abs().max())) if len(wanted) else 0.0
+        shape = (*self.query.shape[:3], self.key.shape[2])
+        if isinstance(self.returned, Tensor) and self.returned.shape == shape:
+            found = (self.returned.to(value.dtype) @ value).transpose(1, 2)[real]
+            if found.shape == wanted.shape and bool(((found - wanted).abs() <= limit).all()):
+                return self.returned
+        scores = self._masked_scores()
+        if isinstance(scores, str):
+            return scores
+        weights = self._softmax(scores)
+        found = (weights.to(value.dtype) @ value).transpose(1, 2)[real]
         if found.shape != wanted.shape or not bool(((found - wanted).abs() <= limit).all()):
             return f"its attention returns something else than its weights times its values; {_EAGER}"
         return weights
+
+    def _softmax(self, scores: Tensor) -> Tensor:
+        """Weights of scores; a sink, a further score of each head, takes its share and is left out (gpt-oss)."""
+        sink = self.options.get("s_aux")
+        if not isinstance(sink, Tensor) or sink.shape != scores.shape[1:2]:
+            return scores.softmax(dim=-1)
+        sinks = sink.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        return torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
 
     def scores(self, weights: Tensor, real: Tensor) -> Tensor | str:
         """(batch, heads, queries, keys) scores before the softmax, 0 where masked; or why they cannot be had.
@@ -79,7 +88,7 @@ class AttentionCall:
             return scores if isinstance(scores, str) else str(blocked)
         if blocked is not None:
             scores = scores.masked_fill(blocked, float("-inf"))
-        difference = (scores.softmax(dim=-1) - weights).transpose(1, 2)[real].abs()
+        difference = (self._softmax(scores) - weights).transpose(1, 2)[real].abs()
         if not bool((difference <= _TOLERANCE.get(self.context.dtype, 3e-2)).all()):
             return "its weights are not the softmax of query times key and what its mask adds"
         return scores if blocked is None else scores.masked_fill(blocked, 0.0)
@@ -108,6 +117,9 @@ class AttentionCall:
         options = dict(self.options)
         if isinstance(options.get("position_bias"), Tensor):
             options["position_bias"] = _part(options["position_bias"], rows, heads)
+        sink = options.get("s_aux")
+        if isinstance(sink, Tensor) and sink.shape == self.query.shape[1:2]:
+            options["s_aux"] = sink[heads]
         mask = _part(self.mask, rows, heads) if isinstance(self.mask, Tensor) and self.mask.ndim == 4 else self.mask
         returned = _part(self.returned, rows, heads) if isinstance(self.returned, Tensor) else self.returned
         key, value = (each[rows, heads] for each in own)
@@ -194,6 +206,18 @@ def softmax_scores(call: Call, axis: int, heads: int) -> Tensor | str:
         return "the scores that its softmax was given are not seen"
     scores = _laid_out(call.scores, axis, heads)
     return scores.masked_fill(scores <= _BLOCKED, 0.0)
+
+
+def softmax_blocked(call: Call, axis: int, heads: int) -> Tensor | str:
+    """True where such a model masks a key, (batch, heads, queries, keys); or why that is not seen.
+
+    Some add no more than -10,000 to scores that may be above zero: they stand far below the greatest, all the same.
+    """
+    if call.scores is None or call.scores.shape != call.result.shape:
+        return "the scores that its softmax was given are not seen"
+    scores = _laid_out(call.scores, axis, heads)
+    below = (scores < scores.amax(dim=-1, keepdim=True) + _BLOCKED / 2) & (_laid_out(call.result, axis, heads) == 0.0)
+    return (scores <= _BLOCKED) | below
 
 
 def laid_back(call: Call, axis: int, weights: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pytest_bertology.errors import BackwardAfterMask, CopiedUnderMask, InvalidG
 from pytest_bertology.models import compiling
 from pytest_bertology.models.edits import is_own_hook
 from pytest_bertology.models.sites import Site
-from pytest_bertology.models.state import only_watches
+from pytest_bertology.models.state import changes_attention, only_watches
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Gating:
             others = (
                 hook
                 for key, hook in hooks.items()
-                if key not in own and not only_watches(hook) and not is_own_hook(hook)
+                if key not in own and not (only_watches(hook) or is_own_hook(hook) or changes_attention(hook))
             )
             if "forward" in vars(module) or any(True for _ in others):
                 return True

@@ -31,8 +31,13 @@ def only_watches(hook: object) -> bool:
 
 
 def _gates(hook: object) -> bool:
-    """Whether a hook is one of this package's gates: they go when the masks in force are left, and not before."""
-    return getattr(hook, "__module__", None) == "pytest_bertology.models.gating"
+    """Whether a hook is one of this package's contexts: it goes when that is left, and not before."""
+    return getattr(hook, "__module__", None) == "pytest_bertology.models.gating" or changes_attention(hook)
+
+
+def changes_attention(hook: object) -> bool:
+    """Whether a hook is of a change of attention, which acts only in the thread that has entered it."""
+    return getattr(hook, "__module__", None) == "pytest_bertology.models.intervening"
 
 
 def gatings(model: nn.Module) -> list[Any]:

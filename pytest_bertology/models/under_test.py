@@ -30,7 +30,8 @@ from pytest_bertology.errors import (
     SelfCheckFailed,
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, Unit, UnitMap
-from pytest_bertology.models import compiling, state
+from pytest_bertology.models import compiling, intervening, state
+from pytest_bertology.models.changing import ChangesAttention
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
 from pytest_bertology.models.layers import LayerLike, skipping, without_layers
@@ -44,8 +45,10 @@ from pytest_bertology.models.skipping import skipped
 from pytest_bertology.models.unit_rows import UnitRows, unit_rows
 from pytest_bertology.models.units import places, units_masked, without_units
 
+_CHANGED = "its attention is changed (model.with_…_attention(…)), and that would be lost: leave the context first"
 
-class ModelUnderTest:
+
+class ModelUnderTest(ChangesAttention):
     """A transformers model whose attention heads can be masked, with the proof that masks act.
 
     Made by `load_model`. Nothing is left on the model while no mask is in force. Raises, when made, NoAttentionHeads,
@@ -173,6 +176,8 @@ class ModelUnderTest:
         mask = self.as_mask(heads)
         if not mask.touched:
             raise InvalidArgument("heads", [], "the heads to cut, such as [(0, 3)]")
+        if self.attention_changed():
+            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED)
         cut = prune(self, mask)
         try:
             return self._with(cut)
@@ -187,6 +192,8 @@ class ModelUnderTest:
         Raises UnknownLayer, InvalidArgument for none or all, CannotDropLayers, with the reason, where no configuration
         gives such a model (see `models.layers.without_layers`).
         """
+        if self.attention_changed():
+            raise CannotDropLayers(type(self.model).__name__, _CHANGED)
         cut = without_layers(self, layers)
         try:
             return self._with(cut)
@@ -225,11 +232,13 @@ class ModelUnderTest:
 
         Equal to this model under `units_masked`, or not handed out: see `pruned`. Raises CannotPrune or CutDiffers.
         """
+        if self.attention_changed():
+            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED)
         return self._with(without_units(self, self._rows(), tuple(units)))
 
     def _rows(self) -> UnitRows:
         if self._unit_rows is None:
-            with state.evaluating(self.model), compiling.eager(self.model):
+            with state.evaluating(self.model), compiling.eager(self.model), intervening.unchanged(self):
                 self._unit_rows = unit_rows(self)
         return self._unit_rows
 
@@ -245,6 +254,8 @@ class ModelUnderTest:
             raise CannotSave(str(folder), "a mask is in force, and it would not be saved: leave it first")
         if self._units_masked or skipped(self):
             raise CannotSave(str(folder), "units are masked or layers skipped, which would not be saved: leave that")
+        if self.attention_changed():
+            raise CannotSave(str(folder), _CHANGED)
         return save(self.model, self.tokenizer, folder)
 
     def _with(self, model: PreTrainedModel, *, cut: bool = True) -> ModelUnderTest:
@@ -307,16 +318,25 @@ class ModelUnderTest:
             yield self
 
     def masks_open(self) -> int:
-        """How many masks and gates are in force in this thread."""
-        return self._gating.depth()
+        """How many masks, gates and changes of attention are in force in this thread."""
+        return sum(self.contexts_open())
 
-    def close_masks(self, beyond: int) -> None:
-        """Take away the masks of this thread that were entered beyond the first so many and never left."""
-        self._gating.unwind(beyond)
+    def contexts_open(self) -> tuple[int, int]:
+        """How many masks and gates, and how many changes of attention, are in force in this thread."""
+        return self._gating.depth(), intervening.depth(self)
+
+    def close_contexts(self, beyond: tuple[int, int]) -> None:
+        """Take away those of this thread that were entered beyond the first so many and never left."""
+        intervening.unwind(self, beyond[1])
+        self._gating.unwind(beyond[0])
 
     def altered(self) -> bool:
-        """Whether hooks that are not of this package, or a replaced forward, may change what the model computes."""
-        return self._gating.others_hooks()
+        """Whether results are not those of the weights and masks alone.
+
+        Changes of attention are in force; or hooks that are not of this package, or a replaced forward, may change what
+        the model computes.
+        """
+        return self.attention_changed() or self._gating.others_hooks()
 
     def weights_digest(self) -> str:
         """SHA-256 of all weights and buffers, computed again only when a checksum of them has changed."""
@@ -336,6 +356,7 @@ class ModelUnderTest:
             self.device.type,
             str(getattr(config, "_attn_implementation", None)),
             "train" if self.model.training else "eval",
+            *intervening.in_force(self),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

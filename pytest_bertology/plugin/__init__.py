@@ -149,17 +149,17 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 def _models_put_back(item: pytest.Item, when: str) -> Iterator[None]:
     """Put all models back as they were; fail where weights were changed."""
     session = item.config.stash[session_key]
-    masks = session.masks_open()
+    contexts = session.contexts_open()
     try:
         yield
     except BaseException:
         if when == "call":
-            session.close_masks(masks)
+            session.close_contexts(contexts)
         for text in session.restore_models():
             item.add_report_section(when, "bertology", text)
         raise
     if when == "call":
-        session.close_masks(masks)
+        session.close_contexts(contexts)
     changed = session.restore_models()
     if changed:
         pytest.fail("\n".join(changed), pytrace=False)
