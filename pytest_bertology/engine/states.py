@@ -29,6 +29,8 @@ class States:
     """0 for the embeddings, n for what the n-th layer gives."""
     layers: int
     """How many layers there are, the embeddings not counted: `layer` is at most that."""
+    stack: str | None
+    """"encoder" or "decoder" of an encoder-decoder model, else None."""
     positions: tuple[int, ...]
     """Which texts."""
     real: Tensor
@@ -39,7 +41,7 @@ class States:
     def each(self) -> Iterator[tuple[int, Tensor]]:
         """Text by text: its position, and its states (tokens, width) without padding."""
         for row, position in enumerate(self.positions):
-            yield position, self.states[row, self.real[row]]
+            yield position, self.states[row, self.real[row].to(self.states.device)]
 
 
 def stream_states(
@@ -86,9 +88,34 @@ def batch_states(
     stack: str | None = None,
 ) -> Iterator[States]:
     """The hidden states of one batch, layer by layer; `name` is that of the texts. See `stream_states`."""
-    result = model.model(**reading_inputs(model, batch), output_hidden_states=True, return_dict=True)
-    found = _layers(model, result, stack, what)
-    del result
+    stacks = _run(model, batch, what)
+    chosen = stack or next(iter(stacks))
+    if chosen not in stacks:
+        raise InvalidArgument("stack", stack, f"None: {model.name} is no encoder-decoder model")
+    yield from _checked(model, name, batch, real, chosen, stacks[chosen], layers, what)
+
+
+def states_by_stack(
+    model: ModelUnderTest, name: str, batch: Batch, real: Tensor, *, what: str
+) -> dict[str | None, list[States]]:
+    """All hidden states of one batch, of both stacks of an encoder-decoder model; see `stream_states`."""
+    stacks = _run(model, batch, what)
+    return {
+        stack: list(_checked(model, name, batch, real, stack, found, None, what)) for stack, found in stacks.items()
+    }
+
+
+def _checked(
+    model: ModelUnderTest,
+    name: str,
+    batch: Batch,
+    real: Tensor,
+    stack: str | None,
+    found: tuple[Tensor, ...],
+    layers: Collection[int] | None,
+    what: str,
+) -> Iterator[States]:
+    """States of these layers, which are seen to be one of each token, and finite."""
     last = len(found) - 1
     for layer in sorted(set(layers)) if layers is not None else range(last + 1):
         if layer > last:
@@ -99,11 +126,11 @@ def batch_states(
             raise CannotMeasure(what, type(model.model).__name__, reason)
         if states.dtype in (torch.float16, torch.bfloat16):
             states = states.float()
-        wrong = ~torch.isfinite(states).all(dim=-1) & real
+        wrong = ~torch.isfinite(states).all(dim=-1) & real.to(states.device)
         if bool(wrong.any()):
             at = batch.positions[int(wrong.nonzero()[0, 0])]
             raise NonFinite(f"a hidden state of layer {layer}", f"example {at} of {name}")
-        yield States(layer, last, batch.positions, real, states)
+        yield States(layer, last, stack, batch.positions, real, states)
 
 
 def check_reads_texts(model: ModelUnderTest, what: str) -> None:
@@ -124,14 +151,15 @@ def _check(layers: Any, stack: str | None) -> None:
             raise InvalidArgument("layers", layer, "numbers from 0 (the embeddings), such as [0, 6], or None")
 
 
-def _layers(model: ModelUnderTest, result: Any, stack: str | None, what: str) -> tuple[Tensor, ...]:
-    """Embeddings and layers of a stack."""
-    if hasattr(result, "encoder_hidden_states"):
-        found = getattr(result, f"{stack or 'encoder'}_hidden_states", None)
-    elif stack is not None:
-        raise InvalidArgument("stack", stack, f"None: {model.name} is no encoder-decoder model")
-    else:
-        found = getattr(result, "hidden_states", None)
-    if not found or not all(isinstance(states, Tensor) for states in found):
-        raise CannotMeasure(what, type(model.model).__name__, "asked for its hidden states, it returns none")
-    return tuple(found)
+def _run(model: ModelUnderTest, batch: Batch, what: str) -> dict[str | None, tuple[Tensor, ...]]:
+    """Embeddings and layers of each stack."""
+    result: Any = model.model(**reading_inputs(model, batch), output_hidden_states=True, return_dict=True)
+    both = hasattr(result, "encoder_hidden_states")
+    found: dict[str | None, Any] = {
+        stack: getattr(result, f"{stack}_hidden_states" if stack else "hidden_states", None)
+        for stack in (_STACKS if both else (None,))
+    }
+    for states in found.values():
+        if not states or not all(isinstance(each, Tensor) for each in states):
+            raise CannotMeasure(what, type(model.model).__name__, "asked for its hidden states, it returns none")
+    return {stack: tuple(states) for stack, states in found.items()}
