@@ -118,6 +118,9 @@ def attend_batch(
 
     To be called in inference mode, with the model frozen, after `check_attention`; `real` is `real_tokens`.
     """
+    if scores and model.attention_changed():
+        reason = "its attention is changed, and what a softmax is given is no longer what its weights are made of"
+        raise CannotMeasure(what, type(model.model).__name__, reason)
     wanted = frozenset(range(len(model.sites)) if sites is None else sites)
     functions = any(key.via == "function" for site in model.sites for key in site.taps)
     seen = _Seen(model, texts, batch, real, what, visit, wanted, scores)
@@ -145,7 +148,7 @@ def check_attention(model: ModelUnderTest, what: str) -> None:
 def reading_inputs(model: ModelUnderTest, batch: Batch) -> dict[str, Tensor | int]:
     """Keyword arguments of a pass that reads the texts of a batch, and whose logits no one needs."""
     inputs: dict[str, Tensor | int] = dict(batch.inputs)
-    if any(site.stack == "decoder" for site in model.sites) and accepts(model.model, "decoder_input_ids"):
+    if any(site.stack in ("decoder", "cross") for site in model.sites) and accepts(model.model, "decoder_input_ids"):
         inputs["decoder_input_ids"] = batch.inputs["input_ids"]
         if "attention_mask" in inputs and accepts(model.model, "decoder_attention_mask"):
             inputs["decoder_attention_mask"] = batch.inputs["attention_mask"]
