@@ -101,9 +101,13 @@ def file_name(test: str, kind: str, number: int) -> str:
 
 def _title(found: Announcement) -> str:
     value = found.value
-    what = {"all-but-one": "layers reduced to one head", "curve": "pruning curve"}.get(found.kind, found.kind)
+    what = {
+        "all-but-one": "layers reduced to one head",
+        "curve": "pruning curve",
+        "attention": "what heads attend to",
+    }.get(found.kind, found.kind)
     if found.kind == "importance":
         what = f"{value.method} importance"
     elif found.kind == "ablation":
         what = f"{value.ablation} ablation of single heads"
-    return f"{what}\n{found.model} on {found.task}"
+    return f"{what}\n{found.model} on {found.task or getattr(value, 'task', 'texts')}"

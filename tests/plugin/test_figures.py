@@ -179,3 +179,18 @@ def test_file_names_of_odd_ids_differ():
 
     assert len(set(names)) == len(ids)
     assert all(len(name) < 200 and "/" not in name and "?" not in name for name in names)
+
+
+def test_attention_is_drawn_and_named_after_its_texts(suite):
+    result = suite.run(
+        """
+        from pytest_bertology import attention_statistics
+
+        def test_heads(bertology_model):
+            attention_statistics(bertology_model, ["the film was good", "a plot"])
+        """,
+        "--bertology-figures=out",
+    )
+
+    result.assert_outcomes(passed=1)
+    assert files(suite.path / "out") == ["test_release.py-test_heads.attention.png"]
