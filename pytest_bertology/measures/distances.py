@@ -96,6 +96,11 @@ class LayerDistances:
         return float(np.mean([layer.value for layer in self.layers]))
 
     @property
+    def relative(self) -> float:
+        """Mean over layers of each one's share of the teacher's mean square; see `LayerDistance.relative`."""
+        return float(np.mean([layer.relative for layer in self.layers]))
+
+    @property
     def worst(self) -> LayerDistance:
         """The layer that is farthest from the teacher's."""
         return max(self.layers, key=lambda layer: layer.value)
