@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pytest_bertology.checks.attention import assert_entropy_between, assert_head_attends
     from pytest_bertology.checks.candidates import assert_same_outputs
+    from pytest_bertology.checks.code import assert_cat_score
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
     from pytest_bertology.checks.heads import (
         assert_head_redundant,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.relations import assert_head_tracks
     from pytest_bertology.checks.retention import assert_heads_prunable, assert_metric_retained
     from pytest_bertology.checks.roles import assert_head_role
+    from pytest_bertology.checks.similarity import assert_heads_distinct, assert_heads_similar
     from pytest_bertology.checks.structure import assert_prune_equals_mask
+    from pytest_bertology.checks.students import StudentDistances, assert_student_follows
     from pytest_bertology.checks.verdicts import CheckFailed
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
     from pytest_bertology.embedded import load_embedded_model, load_embedded_task
@@ -41,9 +44,21 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.attention import AttentionStatistics, attention_statistics
     from pytest_bertology.measures.attention_maps import AttentionMaps
     from pytest_bertology.measures.attention_probe import attention_probe
+    from pytest_bertology.measures.cat import CatReport, cat_score
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
+    from pytest_bertology.measures.distances import (
+        LayerDistance,
+        LayerDistances,
+        LogitDistance,
+        attention_distance,
+        hidden_state_distance,
+        logit_distance,
+    )
+    from pytest_bertology.measures.divergence import HeadDivergence, head_divergence
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
+    from pytest_bertology.measures.head_clusters import HeadClusters
+    from pytest_bertology.measures.head_embedding import HeadEmbedding
     from pytest_bertology.measures.hidden_states import HiddenStates
     from pytest_bertology.measures.importance import head_importance
     from pytest_bertology.measures.layer_choice import choose_layers
@@ -80,16 +95,23 @@ _HOMES = {
     "AttentionStatistics": "measures.attention",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
+    "CatReport": "measures.cat",
     "CheckFailed": "checks.verdicts",
     "Cost": "measures.cost",
     "CurvePoint": "measures.curve",
     "Dimension": "heads",
     "Head": "heads",
+    "HeadClusters": "measures.head_clusters",
+    "HeadDivergence": "measures.divergence",
+    "HeadEmbedding": "measures.head_embedding",
     "HeadMap": "heads",
     "HeadMask": "heads",
     "HeadScores": "heads",
     "HiddenStates": "measures.hidden_states",
+    "LayerDistance": "measures.distances",
+    "LayerDistances": "measures.distances",
     "LayerRetention": "measures.layer_retention",
+    "LogitDistance": "measures.distances",
     "ModelUnderTest": "models",
     "Neuron": "heads",
     "Outcomes": "measures.evaluation",
@@ -103,6 +125,7 @@ _HOMES = {
     "Sentence": "tasks.conllu",
     "Sizes": "checks.costs",
     "Sparsity": "measures.sparsity",
+    "StudentDistances": "checks.students",
     "Sweep": "measures.sweeping",
     "Sweeping": "engine.sweeps",
     "Task": "tasks",
@@ -115,14 +138,17 @@ _HOMES = {
     "ZeroPattern": "measures.sparsity",
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
+    "assert_cat_score": "checks.code",
     "assert_entropy_between": "checks.attention",
     "assert_faster": "checks.costs",
     "assert_head_attends": "checks.attention",
     "assert_head_redundant": "checks.heads",
     "assert_head_role": "checks.roles",
     "assert_head_tracks": "checks.relations",
+    "assert_heads_distinct": "checks.similarity",
     "assert_heads_in_top": "checks.ranking",
     "assert_heads_prunable": "checks.retention",
+    "assert_heads_similar": "checks.similarity",
     "assert_importance_transfers": "checks.heads",
     "assert_layer_survives_one_head": "checks.heads",
     "assert_layers_droppable": "checks.layers",
@@ -137,22 +163,28 @@ _HOMES = {
     "assert_sparsity": "checks.weights",
     "assert_sparsity_preserved": "checks.weights",
     "assert_specialised_heads_survive": "checks.heads",
+    "assert_student_follows": "checks.students",
+    "attention_distance": "measures.distances",
     "attention_probe": "measures.attention_probe",
     "attention_statistics": "measures.attention",
     "blocks": "models.blocks",
+    "cat_score": "measures.cat",
     "choose_layers": "measures.layer_choice",
     "cost": "measures.cost",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
     "find_prunable_heads": "search.finding",
+    "head_divergence": "measures.divergence",
     "head_importance": "measures.importance",
     "head_relations": "measures.relations",
     "head_roles": "measures.roles",
+    "hidden_state_distance": "measures.distances",
     "layer_similarity": "measures.layer_contribution",
     "load_embedded_model": "embedded",
     "load_embedded_task": "embedded",
     "load_model": "models",
     "load_task": "tasks",
+    "logit_distance": "measures.distances",
     "pruning_curve": "measures.curve",
     "read_conllu": "tasks.conllu",
     "save_figure": "report.saving",
@@ -172,16 +204,23 @@ __all__ = [  # noqa: RUF022
     "AttentionStatistics",
     "Batching",
     "Blocks",
+    "CatReport",
     "CheckFailed",
     "Cost",
     "CurvePoint",
     "Dimension",
     "Head",
+    "HeadClusters",
+    "HeadDivergence",
+    "HeadEmbedding",
     "HeadMap",
     "HeadMask",
     "HeadScores",
     "HiddenStates",
+    "LayerDistance",
+    "LayerDistances",
     "LayerRetention",
+    "LogitDistance",
     "ModelUnderTest",
     "Neuron",
     "Outcomes",
@@ -195,6 +234,7 @@ __all__ = [  # noqa: RUF022
     "Sentence",
     "Sizes",
     "Sparsity",
+    "StudentDistances",
     "Sweep",
     "Sweeping",
     "Task",
@@ -207,14 +247,17 @@ __all__ = [  # noqa: RUF022
     "ZeroPattern",
     "ablate_all_but_one",
     "ablate_heads",
+    "assert_cat_score",
     "assert_entropy_between",
     "assert_faster",
     "assert_head_attends",
     "assert_head_redundant",
     "assert_head_role",
     "assert_head_tracks",
+    "assert_heads_distinct",
     "assert_heads_in_top",
     "assert_heads_prunable",
+    "assert_heads_similar",
     "assert_importance_transfers",
     "assert_layer_survives_one_head",
     "assert_layers_droppable",
@@ -229,22 +272,28 @@ __all__ = [  # noqa: RUF022
     "assert_sparsity",
     "assert_sparsity_preserved",
     "assert_specialised_heads_survive",
+    "assert_student_follows",
+    "attention_distance",
     "attention_probe",
     "attention_statistics",
     "blocks",
+    "cat_score",
     "choose_layers",
     "cost",
     "evaluate",
     "evaluate_masks",
     "find_prunable_heads",
+    "head_divergence",
     "head_importance",
     "head_relations",
     "head_roles",
+    "hidden_state_distance",
     "layer_similarity",
     "load_embedded_model",
     "load_embedded_task",
     "load_model",
     "load_task",
+    "logit_distance",
     "pruning_curve",
     "read_conllu",
     "save_figure",
