@@ -1,7 +1,7 @@
 """How much attention attends on minilm-sst2: the score on SST-2 dev with ever more heads constant (PAPA), or masked.
 
-Constant attention is estimated on sentences of the train part: some drawn at random, and the longest ones, since no text
-can be run that is longer than all of them. Heads go in the order of gradient importance on dev, the least important
+Constant attention is estimated on sentences of the train part: some drawn at random, and the longest ones, since no
+text can be run that is longer than all of them. Heads go in the order of gradient importance on dev, the least important
 first, and in a random order; the same heads are then masked (zero) for comparison. Beside them, what top-k attention
 costs (AxFormer).
 
@@ -61,9 +61,9 @@ def main() -> None:
         print(f"{'fraction':>8}  {'constant':>8}  {'relative':>8}  {'masked':>8}  {'relative':>8}")
         for point, other in zip(curves[by].points, masked.points, strict=True):
             assert set(point.heads) == set(other.mask.masked)
+            scores = [each.score for each in (point, other)]
             shares = [each.drop / curves[by].baseline for each in (point, other)]
-            row = f"{point.fraction:>8.0%}  {point.score:>8.4f}  {shares[0]:>8.2%}  {other.score:>8.4f}  {shares[1]:>8.2%}"
-            print(row)
+            print(f"{point.fraction:>8.0%}", *(f"{x:>9.4f}  {y:>8.2%}" for x, y in zip(scores, shares, strict=True)))
         if by == "gradient" and arguments.figure:
             save_figure(constant_curves(curves[by], masked), arguments.figure)
 

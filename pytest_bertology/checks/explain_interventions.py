@@ -39,20 +39,16 @@ def not_followed(model: ModelUnderTest, found: HeadScores, heads: Sequence[Head]
     """The failure page of a check that heads follow a pattern."""
     worst = sorted(heads, key=lambda head: found[head])
     short = [head for head in worst if found[head] < at_least - ROUNDING]
-    one = len(short) == 1
-    title = (
-        f"{short[0] if one else f'{len(short)} of {len(heads)} heads'} {'does' if one else 'do'} not follow the pattern"
-    )
+    several = len(short) > 1
+    title = f"{f'{len(short)} of {len(heads)} heads do' if several else f'{short[0]} does'} not follow the pattern"
     pattern = found.method.removeprefix("attention on ")
-    counted = (
-        f"{found.details['counted']:.1%} of {found.details['tokens']:.0f} tokens, those for which it holds something"
-    )
+    counted, tokens = found.details["counted"], found.details["tokens"]
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "pattern": f"{pattern}; required: at least {at_least:g} of a head's attention",
         **{str(head): f"{found[head]:.4f}" for head in worst[:_SHOWN]},
         **({"…": f"and {len(worst) - _SHOWN} more heads"} if len(worst) > _SHOWN else {}),
-        "counted": counted,
+        "counted": f"{counted:.1%} of {tokens:.0f} tokens, those for which it holds something",
         "most on it": ", ".join(f"{head} {found[head]:.4f}" for head in found.top(min(5, len(found)))),
     }
     return "\n".join([title, "", *table(rows)])

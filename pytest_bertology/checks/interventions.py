@@ -47,8 +47,8 @@ def assert_constant_attention_ok(
     """Assert that the score drops by at most `tolerance` when a fraction of the heads has constant attention (PAPA).
 
     The least important heads by `by`, a method of `head_importance` or scores. `constants` are what
-    `constant_attention` estimated, or texts to estimate them on (others than the task's, of its kind; they must hold one
-    as long as the task's longest). The baseline is the model as trained; masks and other changes in force around the
+    `constant_attention` estimated, or texts to estimate them on: others than the task's, of its kind, and one of them as
+    long as the task's longest. The baseline is the model as trained; masks and other changes in force around the
     call count beside. `relative` and `confidence` are those of `assert_metric_retained`. Returns both results.
 
     Raises CheckFailed (an AssertionError); InvalidArgument or NoHeadSelected for arguments on which it could not fail;
@@ -73,9 +73,9 @@ def assert_top_k_attention_ok(
     relative: bool = False,
     confidence: float | None = None,
 ) -> ChangedRetention:
-    """Assert that the score drops by at most `tolerance` when tokens attend to their `k` greatest keys alone (AxFormer).
+    """Assert that the score drops by at most `tolerance` when each token attends to `k` keys alone (AxFormer).
 
-    In all attention layers or in `layers` (see `ModelUnderTest.with_top_k_attention`). The rest is as in
+    Its greatest ones, in all attention layers or in `layers` (see `ModelUnderTest.with_top_k_attention`). The rest is as in
     `assert_constant_attention_ok`. Raises NothingToJudge, too, where no text has more than `k` tokens.
     """
     __tracebackhide__ = True
@@ -117,8 +117,8 @@ def assert_head_follows_pattern(
 ) -> HeadScores:
     """Assert that a head, or each of several, puts at least this share of its attention on a pattern.
 
-    Returns `pattern_mass` of all heads. Raises CheckFailed (an AssertionError) with the share of each head named and the
-    heads that follow the pattern most; InvalidArgument for a share that is not above 0 and up to 1, UnknownHead,
+    Returns `pattern_mass` of all heads. Raises CheckFailed (an AssertionError) with the share of each head named and
+    the heads that follow the pattern most; InvalidArgument for a share that is not above 0 and up to 1, UnknownHead,
     NoHeadSelected, UndefinedScore where the pattern holds nothing for any token.
     """
     __tracebackhide__ = True

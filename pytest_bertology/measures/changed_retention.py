@@ -89,9 +89,8 @@ def top_k_retention(
     _check(model, task, confidence)
     longest = int(lengths(encode(model, task)).max())
     if isinstance(k, int) and k >= longest:
-        raise NothingToJudge(
-            f"k={k} keeps all keys: the longest text of {task.name} has {longest}", "Take a smaller k."
-        )
+        what = f"k={k} keeps all keys: the longest text of {task.name} has {longest}"
+        raise NothingToJudge(what, "Take a smaller k.")
     layers = None if layers is None else list(layers)
     sites = range(len(model.sites)) if layers is None else of_layers(model, layers)
     chosen = {(model.sites[at].layer, model.sites[at].stack) for at in sites}

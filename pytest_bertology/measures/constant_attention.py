@@ -41,7 +41,7 @@ def constant_attention(
 ) -> ConstantAttention:
     """The mean attention of each head, place by place: C[i, j] = Σ A[i, j] m_i m_j / Σ m_i m_j over the texts.
 
-    PAPA (Hassid et al. 2022), section 2.2: i and j are places within a text, whatever the padding; where no text has
+    PAPA (Hassid et al. 2022): i and j are places within a text, whatever the padding; where no text has
     both places, there is no C. Of a layer that runs several times in a pass (ALBERT's), the mean over its runs. Summed
     in float64, text by text; what is kept takes 8 bytes for each head and pair of places, and no more than `memory`.
     With `max_tokens`, longer texts are left out (`left_out` says how many).

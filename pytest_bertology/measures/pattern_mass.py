@@ -21,8 +21,8 @@ def pattern_mass(
 ) -> HeadScores:
     """The share of each head's attention that lies on a pattern: from 0 to 1, mean over tokens of all texts.
 
-    Li et al. 2022, section 4.2 (global relevance of a pattern to a head). Tokens for which the pattern holds nothing (the
-    first has no previous one) are left out; `details` says which share of all `tokens` is counted. Patterns are those
+    Li et al. 2022 (the global relevance of a pattern to a head). Tokens for which the pattern holds nothing (the first
+    has no previous one) are left out; `details` says which share of all `tokens` is counted. Patterns are those
     of `ModelUnderTest.with_attention_pattern`; an encoder-decoder model reads each text on both sides. Masks, and
     changes of attention in force, count.
 
