@@ -65,7 +65,7 @@ class TrackedRelation:
     """Two-sided, of no difference; of this relation by itself."""
     confidence: float
     adjusted_p_value: float | None = None
-    """Corrected by Holm's method for all relations of the report; None for a head that was not chosen by it."""
+    """Corrected by Holm's method for all relations of the report; None for another head than the chosen, or "all"."""
 
     @property
     def beats_offset(self) -> bool:
@@ -281,7 +281,7 @@ def _lines(rows: Sequence[TrackedRelation]) -> list[str]:
             f"{each.relation:<{wide}}  {each.cases:>6}  {each.head!s:<{head}}  {each.direction:<9}  "
             f"{each.accuracy:>8.3f}  [{within[0]:.3f}, {within[1]:.3f}]  {each.offset:>+6d}  "
             f"{each.offset_accuracy:>8.3f}  {each.difference:>+10.3f}  [{between[0]:+.3f}, {between[1]:+.3f}]  "
-            f"{p:>8.2g}  {'yes' if each.beats_offset else 'no'}"
+            f"{f'{p:.2g}' if p > 1e-99 else '<1e-99':>8}  {'yes' if each.beats_offset else 'no'}"
         )
     return lines
 
