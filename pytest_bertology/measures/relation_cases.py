@@ -53,7 +53,8 @@ class Dependencies:
 
     def at_offset(self, at: Array, offset: int) -> Array:
         """For each of these cases, 1.0 where the word so many places on is the syntactic head."""
-        return (self.governors[at] - self.dependents[at] == offset).astype(np.float64)
+        found: Array = (self.governors[at] - self.dependents[at] == offset).astype(np.float64)
+        return found
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -75,7 +76,8 @@ class Cases:
     def shares(self, at: Array) -> Array:
         """(heads, directions) the share of these cases on which each head is right."""
         total: Array = self.right[at].sum(axis=0, dtype=np.float64)
-        return total / (len(at) * self.runs[:, None])
+        shares: Array = total / (len(at) * self.runs[:, None])
+        return shares
 
     def rightness(self, at: Array, head: int, direction: int) -> Array:
         """For each of these cases, the share of runs in which a head is right: 0 or 1."""
