@@ -52,12 +52,12 @@ def alone(model, text, stack=None):
     return [layer[0].numpy() for layer in getattr(result, f"{stack}_hidden_states" if stack else "hidden_states")]
 
 
-def assert_same(found, model, stack=None):
+def assert_same(found, model, stack=None, limit=1e-9):
     for position, text in enumerate(LETTERS):
         expected = alone(model, text, stack)
         assert sorted(found) == list(range(len(expected)))
         for layer, states in enumerate(expected):
-            assert np.allclose(found[layer][position], states, rtol=0, atol=1e-9)
+            assert np.allclose(found[layer][position], states, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -77,7 +77,8 @@ def test_of_an_encoder_decoder_either_is_seen(name, stack):
 
     found = collected(model, stack=stack, batching=Batching(tokens=60))
 
-    assert_same(found, model, stack or "encoder")
+    # In older transformers T5's softmax is in float32, whatever its weights are.
+    assert_same(found, model, stack or "encoder", limit=1e-4 if name == "t5" else 1e-9)
 
 
 def test_only_the_layers_asked_for_are_shown_in_order_batch_by_batch():

@@ -251,7 +251,7 @@ def test_encoder_decoders_are_compared_stack_by_stack(name):
             for m in models
         )
         value = mean_square([a[2] - b[2] for a, b in zip(ours, theirs, strict=True)])
-        assert hidden.of(1, stack).value == pytest.approx(value, rel=1e-9)
+        assert hidden.of(1, stack).value == pytest.approx(value, rel=1e-5)  # older T5: a softmax in float32
     both = {(0, "encoder"): (0, "encoder"), (1, "cross"): (0, "cross")}
     assert len(attention_distance(*models, LETTERS, both).layers) == 2
     assert [str(x) for x in hidden_state_distance(*models, LETTERS, both).layers] == [
