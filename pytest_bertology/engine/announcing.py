@@ -49,7 +49,7 @@ def unannounced() -> Iterator[None]:
 
 
 def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Announce what the function returns for a model and a task, its first two arguments.
+    """Announce what the function returns for a model and a task (or what it reads), its first two arguments.
 
     What it computes on its way by other announced functions is not announced: a search ranks heads many times.
     """
@@ -64,7 +64,8 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             finally:
                 _within.reset(token)
             if outermost and _listeners:
-                model, task = (*args, *(kwargs[name] for name in ("model", "task") if name in kwargs))[:2]
+                model = args[0] if args else kwargs.get("model")
+                task = args[1] if len(args) > 1 else kwargs.get("task")
                 _tell(Announcement(kind, value, getattr(model, "name", ""), getattr(task, "name", "")))
             return value
 

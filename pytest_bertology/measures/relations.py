@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.words import read_words
 from pytest_bertology.errors import InvalidArgument
@@ -21,6 +22,7 @@ from pytest_bertology.tasks.conllu import Sentence, TreesLike, read_conllu
 OFFSETS = (-3, -2, -1, 1, 2, 3)
 
 
+@announced("relations")
 def head_relations(
     model: ModelUnderTest,
     conllu: TreesLike,

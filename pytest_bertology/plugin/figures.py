@@ -101,13 +101,16 @@ def file_name(test: str, kind: str, number: int) -> str:
 
 def _title(found: Announcement) -> str:
     value = found.value
-    what = {
+    names = {
         "all-but-one": "layers reduced to one head",
-        "curve": "pruning curve",
         "attention": "what heads attend to",
-    }.get(found.kind, found.kind)
+        "constant-curve": "heads with constant attention",
+        "curve": "pruning curve",
+        "relations": "relations that heads track",
+    }
+    what = names.get(found.kind, found.kind)
     if found.kind == "importance":
         what = f"{value.method} importance"
     elif found.kind == "ablation":
         what = f"{value.ablation} ablation of single heads"
-    return f"{what}\n{found.model} on {found.task or getattr(value, 'task', 'texts')}"
+    return f"{what}\n{found.model} on {found.task or getattr(value, 'task', None) or getattr(value, 'data', 'texts')}"

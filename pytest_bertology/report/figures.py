@@ -18,7 +18,10 @@ from pytest_bertology.measures.ablation import AblationReport
 from pytest_bertology.measures.all_but_one import AllButOneReport
 from pytest_bertology.measures.attention import AttentionStatistics
 from pytest_bertology.measures.attention_maps import HeadView
+from pytest_bertology.measures.constant_attention import ConstantCurve
 from pytest_bertology.measures.curve import PruningCurve
+from pytest_bertology.measures.head_embedding import HeadEmbedding
+from pytest_bertology.measures.relation_report import RelationReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,18 +47,24 @@ def figure_of(thing: Any, title: str | None = None) -> Figure:
     found = _of_attention(thing, title)
     if found is not None:
         return found
-    shown = "head scores, a report on ablation, attention or relations, a pruning curve, or a view of a head"
+    shown = "head scores, a report on ablation, attention or relations, a curve, heads in the plane, a view of a head"
     raise InvalidArgument("thing", type(thing).__name__, shown)
 
 
 def _of_attention(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows a result on attention; None for anything else."""
-    from pytest_bertology.report import attention_figures as draw
+    from pytest_bertology.report import attention_figures, constant_figure, embedding_figure, relation_figure
 
     if isinstance(thing, AttentionStatistics):
-        return draw.statistics_maps(thing, title)
+        return attention_figures.statistics_maps(thing, title)
     if isinstance(thing, HeadView):
-        return draw.head_view(thing, title)
+        return attention_figures.head_view(thing, title)
+    if isinstance(thing, RelationReport):
+        return relation_figure.relation_figure(thing, title)
+    if isinstance(thing, HeadEmbedding):
+        return embedding_figure.embedding_figure(thing, title=title)
+    if isinstance(thing, ConstantCurve):
+        return constant_figure.constant_curves(thing, title=title)
     return None
 
 

@@ -18,7 +18,8 @@ FORMATS = ("png", "svg", "pdf")
 def save_figure(thing: Any, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
     """Draw a result and write it to `path`, as PNG, SVG or PDF by the file's ending; return the path.
 
-    `thing` is HeadScores (a heat map), what `ablate_heads`, `ablate_all_but_one` or `pruning_curve` return, or a
+    `thing` is HeadScores (a heat map), what `ablate_heads`, `ablate_all_but_one`, `pruning_curve`, `constant_curve`,
+    `attention_statistics` or `head_relations` return, `AttentionMaps.view(head)`, `HeadDivergence.embedding()`, or a
     matplotlib figure. The file is written whole, under a temporary name, and renamed.
 
     Raises InvalidArgument for another ending or for what no figure shows, MissingExtra without matplotlib (the extra

@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pytest_bertology import AttentionMaps, attention_statistics, load_model, save_figure
+from pytest_bertology import (
+    AttentionMaps,
+    attention_statistics,
+    head_divergence,
+    head_relations,
+    load_model,
+    save_figure,
+)
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.report.attention_figures import head_view, statistics_maps
 from pytest_bertology.report.figures import figure_of
 from tests.attending import letters, spelled
 from tests.measures.test_attention import encoder_decoder
 from tests.planted_attention import PREVIOUS, previous_token_model
+from tests.planted_relations import tracked_sentences, tracking_model
 
 TEXTS = spelled(4)
 
@@ -88,3 +96,15 @@ def test_tokens_that_cannot_be_shown_are_drawn_all_the_same(tmp_path, kind):
 def test_views_that_there_are_not_are_refused(options, named):
     with pytest.raises(InvalidArgument, match=named):
         maps().view(PREVIOUS, **options)
+
+
+def test_relations_and_heads_in_the_plane_are_saved_too(tmp_path):
+
+    for index, made in enumerate(
+        [
+            head_relations(tracking_model(), tracked_sentences(60), min_cases=2),
+            head_divergence(previous_token_model(), TEXTS).embedding(),
+        ]
+    ):
+        with Image.open(save_figure(made, tmp_path / f"{index}.png")) as image:
+            assert min(image.size) > 100
