@@ -74,9 +74,9 @@ class SyntaxTree:
         inner, size = len(self.kinds), len(self.kinds) + len(self.leaves)
         if not self.leaves:
             return np.zeros((0, 0), dtype=np.int64)
-        start, end = np.array(list(self.edges()), dtype=np.int64).T
+        start, end = np.array(list(self.edges()), dtype=np.int32).T  # scipy 1.15 searches no others
         graph = sparse.csr_array((np.ones(len(start)), (start, end)), shape=(size, size))
-        at = np.arange(inner, size)
+        at = np.arange(inner, size, dtype=np.int32)
         found: npt.NDArray[Any] = csgraph.shortest_path(graph, method="D", directed=False, unweighted=True, indices=at)
         return found[:, inner:].astype(np.int64)
 
