@@ -148,7 +148,7 @@ def check_attention(model: ModelUnderTest, what: str) -> None:
 def reading_inputs(model: ModelUnderTest, batch: Batch) -> dict[str, Tensor | int]:
     """Keyword arguments of a pass that reads the texts of a batch, and whose logits no one needs."""
     inputs: dict[str, Tensor | int] = dict(batch.inputs)
-    if any(site.stack in ("decoder", "cross") for site in model.sites) and accepts(model.model, "decoder_input_ids"):
+    if getattr(model.model.config, "is_encoder_decoder", False) and accepts(model.model, "decoder_input_ids"):
         inputs["decoder_input_ids"] = batch.inputs["input_ids"]
         if "attention_mask" in inputs and accepts(model.model, "decoder_attention_mask"):
             inputs["decoder_attention_mask"] = batch.inputs["attention_mask"]

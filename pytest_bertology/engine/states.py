@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.attending import reading_inputs
-from pytest_bertology.engine.batching import Batch, Batching, batches
+from pytest_bertology.engine.batching import Batch, Batching, batches, collate, plan
+from pytest_bertology.engine.encoding import Encoded, lengths
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.texts import Texts, real_tokens
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
@@ -19,6 +20,8 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts
 
 _STACKS = ("encoder", "decoder")
+_MOVED = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""How far states may move with padding by rounding, in units of the largest number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +65,14 @@ def stream_states(
     in half precision are shown in float32. `what` is measured, for messages.
 
     Raises InvalidArgument for layers or a stack that there are not, CannotMeasure for a model that shows no hidden
-    states of each token, NonFinite, naming the text.
+    states of each token or whose states move with padding, NonFinite, naming the text.
     """
     batching = batching or Batching()
     _check(layers, stack)
     check_reads_texts(model, what)
     done = 0
     with torch.inference_mode(), model.frozen(), tracked(f"{texts.name}, {what}", len(texts)) as show:
+        check_padding(model, texts.encoded, batching, what, stack)
         for batch in batches(model, texts.encoded, batching):
             real = real_tokens(texts.encoded, batch, batching)
             for states in batch_states(model, texts.name, batch, real, what=what, layers=layers, stack=stack):
@@ -137,6 +141,33 @@ def check_reads_texts(model: ModelUnderTest, what: str) -> None:
     """Raise CannotMeasure for a model that is not run on token ids."""
     if not accepts(model.model, "input_ids"):
         raise CannotMeasure(what, type(model.model).__name__, f"it reads {model.model.main_input_name}, and no texts")
+
+
+def check_padding(
+    model: ModelUnderTest, encoded: Encoded, batching: Batching, what: str, stack: str | None = None
+) -> None:
+    """Raise CannotMeasure for a model that gives a text other states when it is padded; tried on two of the texts.
+
+    A convolution over tokens reads padding, and so does a decoder without a mask. (What left padding does, `batches`
+    sees for itself.) To be called in inference mode, with the model frozen; `stack` is what is asked for.
+    """
+    size = lengths(encoded)
+    uneven = next((group for group in plan(model, encoded, batching) if size[group[0]] < size[group[-1]]), None)
+    if uneven is None or batching.padding_side == "left":
+        return
+    short, long = encoded.examples[uneven[0]], encoded.examples[uneven[-1]]
+    alone = _run(model, collate(model, [short], (0,)), what)
+    padded = _run(model, collate(model, [short, long], (0, 1)), what)
+    for name, layers in alone.items():
+        if stack is not None and name != stack:
+            continue
+        for layer, (expected, found) in enumerate(zip(layers, padded[name], strict=True)):
+            if found.shape[:2] != (2, len(long.ids)) or expected.shape[:2] != (1, len(short.ids)):
+                continue  # refused by its own message
+            limit = _MOVED.get(expected.dtype, 5e-2) * max(1.0, float(expected.abs().max()))
+            if bool(((found[0, : len(short.ids)] - expected[0]).abs() > limit).any()):
+                reason = f"its layer {layer} moves with padding; with Batching(tokens=1) each text is read alone"
+                raise CannotMeasure(what, type(model.model).__name__, reason)
 
 
 def _check(layers: Any, stack: str | None) -> None:

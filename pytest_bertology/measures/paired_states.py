@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.batching import Batching
-from pytest_bertology.engine.states import States, check_reads_texts, states_by_stack
+from pytest_bertology.engine.states import States, check_padding, check_reads_texts, states_by_stack
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.measures.pairing import LayerPair, ModelPair, PairedBatch, layer_pairs
 
@@ -68,6 +68,8 @@ def state_sums(pair: ModelPair, layer_map: Any, how: Projection, batching: Batch
     summed = _Sums(pair, layer_map, how)
     with pair.running(WHAT) as show:
         done = 0
+        for model, encoded in ((pair.student, pair.ours), (pair.teacher, pair.theirs)):
+            check_padding(model, encoded, pair.common(batching), WHAT)
         if how.fitted:
             for batch in pair.batches(batching, judged[::2]):
                 summed.fit(batch)

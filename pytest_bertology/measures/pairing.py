@@ -65,13 +65,17 @@ class ModelPair:
             with tracked(f"{self.name}, {what}", len(self.texts) if total is None else total) as show:
                 yield show
 
-    def batches(self, batching: Batching | None, positions: Sequence[int] | None = None) -> Iterator[PairedBatch]:
-        """The examples, or those at `positions`, in the same batches for both."""
+    def common(self, batching: Batching | None) -> Batching:
+        """How both bring the examples together."""
         batching = batching or Batching()
         tokens = 1
         if can_batch(self.student.model) and can_batch(self.teacher.model):
             tokens = min(budget(self.student, self.ours, batching), budget(self.teacher, self.theirs, batching))
-        common = Batching(tokens, batching.padding_side)
+        return Batching(tokens, batching.padding_side)
+
+    def batches(self, batching: Batching | None, positions: Sequence[int] | None = None) -> Iterator[PairedBatch]:
+        """The examples, or those at `positions`, in the same batches for both."""
+        common = self.common(batching)
         ours = batches(self.student, self.ours, common, positions)
         theirs = batches(self.teacher, self.theirs, common, positions)
         for mine, other in zip(ours, theirs, strict=True):

@@ -153,6 +153,18 @@ def test_a_model_that_shows_no_states(monkeypatch):
         collected(model)
 
 
+def test_a_model_that_reads_padding_is_refused_but_where_texts_are_read_alone():
+    config = transformers.ConvBertConfig(
+        vocab_size=64, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
+        embedding_size=24, max_position_embeddings=40, head_ratio=1, conv_kernel_size=3,
+    )  # fmt: skip
+    model = load_model(redraw(transformers.ConvBertModel(config), 0).double().eval(), tokenizer=tokenizer())
+
+    with pytest.raises(CannotMeasure, match=r"layer 1 moves with padding; with Batching\(tokens=1\)"):
+        collected(model, batching=Batching(tokens=60))
+    assert_same(collected(model, batching=Batching(tokens=1)), model)
+
+
 def test_states_of_fewer_positions_than_tokens():
     config = transformers.FunnelConfig(
         vocab_size=64, d_model=24, n_head=4, d_head=6, d_inner=32, block_sizes=[1, 1], num_decoder_layers=1,
