@@ -25,6 +25,7 @@ from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
 
 _ROUNDING = 1e-12
+_SHARE = "share of the teacher's score"
 
 
 class Bound(NamedTuple):
@@ -99,28 +100,40 @@ def assert_student_follows(
     __tracebackhide__ = True
     check_models(student, teacher)
     _check_bounds(student, teacher, texts, {"attention": attention, "hidden": hidden, "logits": logits}, score)
-    bounds: list[Bound] = []
     by_attention = by_states = by_logits = scores = None
-    of = "relative " if relative else ""
     if attention is not None:
         by_attention = attention_distance(student, teacher, texts, layer_map, reduce=reduce, batching=batching)
-        value = by_attention.relative if relative else by_attention.overall
-        bounds.append(Bound(f"{of}attention distance", value, attention, False))
     if hidden is not None:
         by_states = hidden_state_distance(student, teacher, texts, layer_map, projection=projection, batching=batching)
-        value = by_states.relative if relative else by_states.overall
-        bounds.append(Bound(f"{of}hidden-state distance", value, hidden, False))
     if logits is not None:
         by_logits = logit_distance(student, teacher, texts, temperature, batching=batching)
-        bounds.append(Bound("KL divergence", by_logits.kl, logits, False))
     if score is not None and isinstance(texts, Task):
         scores = evaluate(student, texts, batching=batching), evaluate(teacher, texts, batching=batching)
     found = StudentDistances(by_attention, by_states, by_logits, scores)
-    if score is not None and found.relative_score is not None:
-        bounds.append(Bound("share of the teacher's score", found.relative_score, score, True))
+    bounds = _bounds(found, (attention, hidden, logits, score), relative)
     verdict = _verdict(student, teacher, found, bounds)
     give(verdict, lambda: explain.does_not_follow(student, teacher, found, bounds))
     return found
+
+
+def _bounds(found: StudentDistances, required: tuple[float | None, ...], relative: bool) -> list[Bound]:
+    """What was asked for, beside what was found."""
+
+    def distance(layers: LayerDistances | None) -> float | None:
+        return None if layers is None else layers.relative if relative else layers.overall
+
+    of = "relative " if relative else ""
+    observed = {
+        f"{of}attention distance": distance(found.attention),
+        f"{of}hidden-state distance": distance(found.hidden),
+        "KL divergence": None if found.logits is None else found.logits.kl,
+        _SHARE: found.relative_score,
+    }
+    return [
+        Bound(what, value, bound, what == _SHARE)
+        for (what, value), bound in zip(observed.items(), required, strict=True)
+        if value is not None and bound is not None
+    ]
 
 
 def _check_bounds(

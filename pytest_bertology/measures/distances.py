@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,7 +249,7 @@ def _state_distance(found: StateSums, index: int, pair: LayerPair) -> LayerDista
     return LayerDistance(ours, theirs, value, scale, pair.stack, pair.teacher_stack)
 
 
-__all__: Sequence[str] = [
+__all__ = [
     "LayerDistance",
     "LayerDistances",
     "LogitDistance",

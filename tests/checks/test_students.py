@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from pytest_bertology import CheckFailed, ResultStore, load_model, using_store
+from pytest_bertology import CheckFailed, ResultStore, load_model, load_task, using_store
 from pytest_bertology.checks.students import assert_student_follows
 from pytest_bertology.checks.verdicts import hearing
 from pytest_bertology.errors import InvalidArgument, NothingToJudge, UndefinedScore
@@ -122,6 +122,21 @@ def test_layers_heads_widths_and_temperature_are_handed_on(teacher):
     assert str(found.attention.layers[0]) == "layer 0 to layer 0"
     assert found.hidden.texts == 6
     assert found.logits.temperature == 2.0
+
+
+@pytest.mark.assets
+def test_a_student_of_the_lower_layers_follows_in_attention_and_not_in_what_it_predicts(assets):
+    teacher = load_model(assets / "checkpoints" / "minilm-sst2")
+    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(60))
+    student = teacher.without_layers([3, 4, 5])
+
+    found = assert_student_follows(student, teacher, task, attention=1e-9, hidden=1e-9, layer_map={0: 0, 1: 1, 2: 2})
+
+    assert len(found.hidden.layers) == 4
+    with pytest.raises(CheckFailed, match="its KL divergence is above"):
+        assert_student_follows(student, teacher, task, logits=0.1)
+    with pytest.raises(CheckFailed, match="layer 2 to layer 5"):
+        assert_student_follows(student, teacher, task, hidden=0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import jensenshannon, squareform
 
-from pytest_bertology import Batching, Head, ResultStore, load_model, using_store
+from pytest_bertology import Batching, Head, ResultStore, load_model, load_task, using_store
 from pytest_bertology.errors import CannotMeasure, EmptyTask, InvalidArgument, NothingToJudge, UnknownHead
 from pytest_bertology.measures import held_weights
 from pytest_bertology.measures.divergence import HeadDivergence, divergences, head_divergence, negative_entropies
@@ -253,6 +253,19 @@ def test_what_cannot_be_compared_is_refused():
         head_divergence(model, [])
     with pytest.raises(InvalidArgument, match="load_model"):
         head_divergence(model.model, LETTERS)
+
+
+@pytest.mark.assets
+def test_on_real_sentences_divergence_is_scipys(assets):
+    model = load_model(assets / "checkpoints" / "minilm-sst2")
+    task = load_task(assets / "data" / "sst2" / "dev.tsv").subset([0, 1, 7])
+    heads = [(0, 2), (0, 7), (3, 1), (5, 11)]
+    expected = by_scipy([maps_of(model, text)[[2, 7, 37, 71]] for text in task.texts])
+
+    found = head_divergence(model, task, heads=heads)
+
+    assert np.allclose(found.sum, expected, rtol=1e-4, atol=1e-4)
+    assert found.closest(1)[0][:2] == (Head(0, 7), Head(5, 11))
 
 
 # -- what is made of it ----------------------------------------------------------------------------------------------
