@@ -129,11 +129,13 @@ def _columns(count: int) -> list[slice]:
 
 
 def _turned(n: int) -> npt.NDArray[np.int64]:
-    return np.arange(n * n, dtype=np.int64).reshape(n, n).T.ravel()
+    found: npt.NDArray[np.int64] = np.arange(n * n, dtype=np.int64).reshape(n, n).T.ravel()
+    return found
 
 
 def _open(present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """(words · words,) whether the second can be the first's head."""
     able = np.broadcast_to(present, (len(present),) * 2).copy()
     np.fill_diagonal(able, False)
-    return able.ravel()
+    found: npt.NDArray[np.bool_] = able.ravel()
+    return found

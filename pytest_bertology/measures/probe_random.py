@@ -21,7 +21,8 @@ def with_random_weights(model: ModelUnderTest, seed: int) -> ModelUnderTest:
     """
     twin = copy.deepcopy(model)
     before = {name: parameter.detach().clone() for name, parameter in twin.model.named_parameters()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         _initialise(twin.model, twin.model)
         for name, parameter in twin.model.named_parameters():

@@ -113,19 +113,23 @@ class AttentionProbe:
 
     def table(self, min_cases: int = 20) -> str:
         """All ways with their intervals, and all relations of as many cases, as text."""
+        said = {HEAD: f" {self.best_head} {self.direction}", OFFSET: f" {self.offset:+d}"}
+        names = {way: _NAMES[way] + said.get(way, "") for way in self.ways}
+        width = max(map(len, names.values()))
         lines = [
             f"attention probe of {self.model}: UAS on {len(self)} words of {self.sentences} sentences of {self.data}; "
             f"trained on {self.trained_on} of {self.training}",
-            f"{'':<28}  {'UAS':>6}  {f'{self.confidence:.0%} interval':>16}  {'lead of the probe':>26}",
+            f"{'':<{width}}  {'UAS':>6}  {f'{self.confidence:.0%} interval':>16}  {'lead of the probe':>26}",
         ]
-        said = {HEAD: f" {self.best_head} {self.direction}", OFFSET: f" {self.offset:+d}"}
-        for way in self.ways:
+        for way, name in names.items():
             low, high = self.interval_of(way)
-            line = f"{_NAMES[way] + said.get(way, ''):<28}  {self._uas(way):>6.3f}  {f'{low:.3f} to {high:.3f}':>16}"
+            line = f"{name:<{width}}  {self._uas(way):>6.3f}  {f'{low:.3f} to {high:.3f}':>16}"
             if way != PROBE:
                 lead = self.lead(way)
                 line += f"  {f'{lead.difference:+.3f} ({lead.interval[0]:+.3f} to {lead.interval[1]:+.3f})':>26}"
             lines.append(line)
+        if self.skipped:
+            lines.append(f"{self.skipped} words are not judged: they, or their heads, have no token")
         width = max([8, *map(len, self._cases.counts)])
         lines += ["", "  ".join([f"{'relation':<{width}}", f"{'cases':>6}", *(f"{way:>6}" for way in self.ways)])]
         for name, count in self._cases.counts.items():

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,13 @@ class Rarity:
     frequent: int
     """Texts whose rarest token is among so many most frequent ones are not judged."""
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _below(self) -> float:
+        """What a token's number must be below, not to be among the most frequent."""
+        if not self.frequent:
+            return float("inf")
         ordered = sorted(self.frequencies.values(), reverse=True)
-        below = float("inf") if not self.frequent else ([*ordered, *[0.0] * self.frequent][self.frequent - 1])
-        object.__setattr__(self, "_below", below)
+        return ordered[self.frequent - 1] if len(ordered) >= self.frequent else 0.0
 
     def among(self, ids: Sequence[int], words: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Which tokens of a text are its rarest, of `words` alone; none of a text that is not judged.
@@ -45,10 +49,9 @@ class Rarity:
         Equally rare tokens count together, so that they may be more than `rarest`; a text of which they are more than
         half does not tell rare from common.
         """
-        below: float = self._below  # type: ignore[attr-defined]
         found = np.array([self.frequencies.get(token, 0.0) for token in ids])
         own = np.sort(found[words])
-        if len(own) <= self.rarest or own[0] >= below:
+        if len(own) <= self.rarest or own[0] >= self._below:
             return np.zeros(len(ids), dtype=bool)
         rare: npt.NDArray[np.bool_] = words & (found <= own[self.rarest - 1])
         return rare if 2 * int(rare.sum()) <= len(own) else np.zeros(len(ids), dtype=bool)

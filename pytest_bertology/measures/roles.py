@@ -134,9 +134,9 @@ def _too_little(counts: RoleCounts, texts: int, types: int, frequent: int) -> di
     if types <= frequent:
         found[RARE] = f"{types} different tokens were counted, and {frequent} of them count as frequent: {more}"
     elif counts.rare_texts < FEWEST:
-        number = f"{counts.rare_texts} of {texts} texts"
-        found[RARE] = f"{number} have tokens that are rarer than the {frequent} most frequent ones, or some rarer than "
-        found[RARE] += f"others, and {FEWEST} are needed: give more texts; or {more}"
+        rare = f"rarer than the {frequent} most frequent ones, and at most half of their text"
+        found[RARE] = f"{counts.rare_texts} of {texts} texts have rare tokens to point to ({rare}), and {FEWEST} are "
+        found[RARE] += f"needed: give more texts; or {more}"
     return found
 
 

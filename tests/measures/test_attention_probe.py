@@ -330,6 +330,7 @@ def test_words_cut_off_are_not_asked_for():
         found = attention_probe(model, [long, *short], train=trees(6, seed=1), random_model=False)
 
     assert found.skipped > 0
+    assert f"{found.skipped} words are not judged" in found.table()
     assert len(found) + found.skipped == sum(len(s) - 1 for s in [long, *short])
 
 

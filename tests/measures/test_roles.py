@@ -315,7 +315,7 @@ def test_too_few_texts_with_rare_tokens_tell_nothing(planted):
 
     rarest = min(COUNTS, key=COUNTS.get)
     number = sum(rarest in s.words and len(s) > 3 for s in role_sentences(40))
-    assert found.not_judged["rare"].startswith(f"{number} of 40 texts have tokens that are rarer")
+    assert found.not_judged["rare"].startswith(f"{number} of 40 texts have rare tokens to point to")
 
 
 def test_too_few_tokens_tell_no_positional_heads(planted):
