@@ -1,9 +1,9 @@
 """How much attention attends on minilm-sst2: the score on SST-2 dev with ever more heads constant (PAPA), or masked.
 
 Constant attention is estimated on sentences of the train part: some drawn at random, and the longest ones, since no
-text can be run that is longer than all of them. Heads go in the order of gradient importance on dev, the least important
-first, and in a random order; the same heads are then masked (zero) for comparison. Beside them, what top-k attention
-costs (AxFormer).
+text can be run that is longer than all of them. Heads go in the order of gradient importance on dev, the least
+important first, and in a random order; the same heads are then masked (zero) for comparison. Beside them, what top-k
+attention costs (AxFormer).
 
     python benchmarks/constant_attention.py [--assets ../shared/assets] [--sentences 400] [--figure curve.png]
 """

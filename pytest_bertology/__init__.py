@@ -21,6 +21,12 @@ if TYPE_CHECKING:
         assert_layer_survives_one_head,
         assert_specialised_heads_survive,
     )
+    from pytest_bertology.checks.interventions import (
+        assert_constant_attention_ok,
+        assert_head_follows_pattern,
+        assert_pattern_injectable,
+        assert_top_k_attention_ok,
+    )
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.attention_maps import AttentionMaps
     from pytest_bertology.measures.attention_probe import attention_probe
     from pytest_bertology.measures.cat import CatReport, cat_score
+    from pytest_bertology.measures.changed_retention import ChangedRetention
+    from pytest_bertology.measures.constant_attention import ConstantCurve, constant_attention, constant_curve
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
     from pytest_bertology.measures.distances import (
@@ -65,6 +73,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_contribution import layer_similarity
     from pytest_bertology.measures.layer_retention import LayerRetention
     from pytest_bertology.measures.own_methods import using_importance_method
+    from pytest_bertology.measures.pattern_mass import pattern_mass
     from pytest_bertology.measures.probe_report import AttentionProbe
     from pytest_bertology.measures.relation_report import RelationReport, TrackedRelation
     from pytest_bertology.measures.relations import head_relations
@@ -78,6 +87,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.weights import WeightChanges
     from pytest_bertology.models import ModelUnderTest, load_model
     from pytest_bertology.models.blocks import Blocks, blocks
+    from pytest_bertology.models.constants import ConstantAttention
     from pytest_bertology.report.saving import save_figure
     from pytest_bertology.search.finding import find_prunable_heads
     from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
@@ -96,7 +106,10 @@ _HOMES = {
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
     "CatReport": "measures.cat",
+    "ChangedRetention": "measures.changed_retention",
     "CheckFailed": "checks.verdicts",
+    "ConstantAttention": "models.constants",
+    "ConstantCurve": "measures.constant_attention",
     "Cost": "measures.cost",
     "CurvePoint": "measures.curve",
     "Dimension": "heads",
@@ -139,9 +152,11 @@ _HOMES = {
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
     "assert_cat_score": "checks.code",
+    "assert_constant_attention_ok": "checks.interventions",
     "assert_entropy_between": "checks.attention",
     "assert_faster": "checks.costs",
     "assert_head_attends": "checks.attention",
+    "assert_head_follows_pattern": "checks.interventions",
     "assert_head_redundant": "checks.heads",
     "assert_head_role": "checks.roles",
     "assert_head_tracks": "checks.relations",
@@ -154,6 +169,7 @@ _HOMES = {
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
+    "assert_pattern_injectable": "checks.interventions",
     "assert_prunable": "checks.pruning_search",
     "assert_prune_equals_mask": "checks.structure",
     "assert_ranking_agrees": "checks.ranking",
@@ -164,12 +180,15 @@ _HOMES = {
     "assert_sparsity_preserved": "checks.weights",
     "assert_specialised_heads_survive": "checks.heads",
     "assert_student_follows": "checks.students",
+    "assert_top_k_attention_ok": "checks.interventions",
     "attention_distance": "measures.distances",
     "attention_probe": "measures.attention_probe",
     "attention_statistics": "measures.attention",
     "blocks": "models.blocks",
     "cat_score": "measures.cat",
     "choose_layers": "measures.layer_choice",
+    "constant_attention": "measures.constant_attention",
+    "constant_curve": "measures.constant_attention",
     "cost": "measures.cost",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
@@ -185,6 +204,7 @@ _HOMES = {
     "load_model": "models",
     "load_task": "tasks",
     "logit_distance": "measures.distances",
+    "pattern_mass": "measures.pattern_mass",
     "pruning_curve": "measures.curve",
     "read_conllu": "tasks.conllu",
     "save_figure": "report.saving",
@@ -205,7 +225,10 @@ __all__ = [  # noqa: RUF022
     "Batching",
     "Blocks",
     "CatReport",
+    "ChangedRetention",
     "CheckFailed",
+    "ConstantAttention",
+    "ConstantCurve",
     "Cost",
     "CurvePoint",
     "Dimension",
@@ -248,9 +271,11 @@ __all__ = [  # noqa: RUF022
     "ablate_all_but_one",
     "ablate_heads",
     "assert_cat_score",
+    "assert_constant_attention_ok",
     "assert_entropy_between",
     "assert_faster",
     "assert_head_attends",
+    "assert_head_follows_pattern",
     "assert_head_redundant",
     "assert_head_role",
     "assert_head_tracks",
@@ -263,6 +288,7 @@ __all__ = [  # noqa: RUF022
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
+    "assert_pattern_injectable",
     "assert_prunable",
     "assert_prune_equals_mask",
     "assert_ranking_agrees",
@@ -273,12 +299,15 @@ __all__ = [  # noqa: RUF022
     "assert_sparsity_preserved",
     "assert_specialised_heads_survive",
     "assert_student_follows",
+    "assert_top_k_attention_ok",
     "attention_distance",
     "attention_probe",
     "attention_statistics",
     "blocks",
     "cat_score",
     "choose_layers",
+    "constant_attention",
+    "constant_curve",
     "cost",
     "evaluate",
     "evaluate_masks",
@@ -294,6 +323,7 @@ __all__ = [  # noqa: RUF022
     "load_model",
     "load_task",
     "logit_distance",
+    "pattern_mass",
     "pruning_curve",
     "read_conllu",
     "save_figure",

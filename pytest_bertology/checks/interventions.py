@@ -47,8 +47,8 @@ def assert_constant_attention_ok(
     """Assert that the score drops by at most `tolerance` when a fraction of the heads has constant attention (PAPA).
 
     The least important heads by `by`, a method of `head_importance` or scores. `constants` are what
-    `constant_attention` estimated, or texts to estimate them on: others than the task's, of its kind, and one of them as
-    long as the task's longest. The baseline is the model as trained; masks and other changes in force around the
+    `constant_attention` estimated, or texts to estimate them on: others than the task's, of its kind, and one of them
+    as long as the task's longest. The baseline is the model as trained; masks and other changes in force around the
     call count beside. `relative` and `confidence` are those of `assert_metric_retained`. Returns both results.
 
     Raises CheckFailed (an AssertionError); InvalidArgument or NoHeadSelected for arguments on which it could not fail;
@@ -75,8 +75,8 @@ def assert_top_k_attention_ok(
 ) -> ChangedRetention:
     """Assert that the score drops by at most `tolerance` when each token attends to `k` keys alone (AxFormer).
 
-    Its greatest ones, in all attention layers or in `layers` (see `ModelUnderTest.with_top_k_attention`). The rest is as in
-    `assert_constant_attention_ok`. Raises NothingToJudge, too, where no text has more than `k` tokens.
+    Its greatest ones, in all attention layers or in `layers` (see `ModelUnderTest.with_top_k_attention`). The rest is
+    as in `assert_constant_attention_ok`. Raises NothingToJudge, too, where no text has more than `k` tokens.
     """
     __tracebackhide__ = True
     task = _ready(model, task, metric, tolerance, relative)
@@ -98,8 +98,8 @@ def assert_pattern_injectable(
 ) -> ChangedRetention:
     """Assert that the score drops by at most `tolerance` when a head, or several at once, attends to a pattern alone.
 
-    Li et al. 2022; `pattern` as in `ModelUnderTest.with_attention_pattern`: a token that has no weight on the pattern
-    keeps its attention, and `kept` of what is returned says which share does. The rest is as in
+    Li et al. 2022; `pattern` as in `ModelUnderTest.with_attention_pattern`: a token to which it leaves nothing keeps
+    its attention, and `kept` of what is returned says which share does. The rest is as in
     `assert_constant_attention_ok`. Raises NothingToJudge, too, where the pattern leaves no token anything.
     """
     __tracebackhide__ = True

@@ -19,7 +19,7 @@ from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.curve import _figure, _fractions, _heads
 from pytest_bertology.measures.evaluation import evaluate_exactly
-from pytest_bertology.measures.ordering import check_by, ordering_scores
+from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.constants import ConstantAttention
@@ -215,7 +215,7 @@ def constant_curve(
     wanted = _fractions(fractions, total, total)
     constants = as_constants(model, constants, batching)
     mask = model.mask_in_force()
-    order, name = list(model.heads), "none"
+    order, name = list(model.heads), name_of(by)
     if any(0 < _heads(fraction, total) < total for fraction in wanted):
         scores = ordering_scores(model, task, by, mask, seed=seed, batching=batching)
         order, name = scores.bottom(total), scores.method

@@ -53,19 +53,18 @@ class AttentionCall:
         given = self._own_heads()
         if given is None:
             return f"{self.query.shape[1]} query heads share {self.key.shape[1]} keys in no way that is known"
-        _, value = given
-        wanted = self.context[real]
+        value, wanted = given[1].detach(), self.context.detach()[real]
         limit = _TOLERANCE.get(self.context.dtype, 3e-2) * max(1.0, float(wanted.abs().max())) if len(wanted) else 0.0
         shape = (*self.query.shape[:3], self.key.shape[2])
         if isinstance(self.returned, Tensor) and self.returned.shape == shape:
-            found = (self.returned.to(value.dtype) @ value).transpose(1, 2)[real]
+            found = (self.returned.detach().to(value.dtype) @ value).transpose(1, 2)[real]
             if found.shape == wanted.shape and bool(((found - wanted).abs() <= limit).all()):
                 return self.returned
         scores = self._masked_scores()
         if isinstance(scores, str):
             return scores
         weights = self._softmax(scores)
-        found = (weights.to(value.dtype) @ value).transpose(1, 2)[real]
+        found = (weights.detach().to(value.dtype) @ value).transpose(1, 2)[real]
         if found.shape != wanted.shape or not bool(((found - wanted).abs() <= limit).all()):
             return f"its attention returns something else than its weights times its values; {_EAGER}"
         return weights

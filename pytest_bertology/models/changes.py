@@ -109,9 +109,8 @@ def of_layers(model: ModelUnderTest, layers: Iterable[LayerLike]) -> list[int]:
         at = [i for i, site in enumerate(model.sites) if (site.layer, site.stack) == (number, stack) and site.heads]
         if not at:
             stacks = sorted({site.stack for site in model.sites if site.stack})
-            raise UnknownLayer(
-                layer, model.heads.describe() + (f'; name the stack too, "{stacks[0]}"' if stacks else "")
-            )
+            hint = f'; name the stack too, for example (0, "{stacks[0]}")' if stacks else ""
+            raise UnknownLayer(layer, model.heads.describe() + hint)
         found.add(at[0])
     if not found:
         raise InvalidArgument("layers", given, expected)
@@ -173,7 +172,7 @@ class PatternUse:
 
 
 class _Patterned:
-    """The weights on the pattern, made to add up to one; tokens that have none keep what they had."""
+    """The weights on the pattern, made to add up to one; tokens that may see nothing of it keep what they had."""
 
     def __init__(self, model: ModelUnderTest, pattern: Pattern) -> None:
         self._model, self._pattern = model, pattern
@@ -181,13 +180,15 @@ class _Patterned:
         self.use = PatternUse()
 
     def __call__(self, index: int, weights: Tensor, seen: Seen) -> Tensor:
-        allowed = self._allowed(index, seen)[:, None].to(weights.device)
+        allowed = (self._allowed(index, seen)[:, None].to(weights.device) & seen.allowed).expand_as(weights)
         on = weights * allowed
-        sums = on.sum(dim=-1, keepdim=True)
+        sums, some = on.sum(dim=-1, keepdim=True), allowed.any(dim=-1, keepdim=True)
         real = seen.queries.real[:, None, :]
         self.use.rows += int(real.sum()) * weights.shape[1]
-        self.use.kept += int(((sums[..., 0] == 0.0) & real).sum())
-        return torch.where(sums > 0.0, on / torch.where(sums > 0.0, sums, 1.0), weights)
+        self.use.kept += int((~some[..., 0] & real).sum())
+        even = allowed / allowed.sum(dim=-1, keepdim=True).clamp(min=1)
+        on = torch.where(sums > 0.0, on / torch.where(sums > 0.0, sums, 1.0), even.to(on.dtype))
+        return torch.where(some, on, weights)
 
     def _allowed(self, index: int, seen: Seen) -> Tensor:
         """(batch, tokens, tokens), the same for all layers of a pass."""

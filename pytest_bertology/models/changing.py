@@ -44,10 +44,11 @@ class ChangesAttention:
         """Let heads attend to nothing but a pattern for the length of the context, in this thread (Li et al. 2022).
 
         `pattern` is one of `PATTERNS` ("matching_token": the same token id, the token itself among them; "previous",
-        "next", "self", "first"; "within_sentence", see there), what `offset(-3)` gives, or a function that is given the
-        token ids of each text, without padding, and gives (tokens, tokens) bools. All other weights become 0 and the
-        rest is made to add up to one; a token that has no weight on the pattern keeps its attention. How many do, what
-        the context gives says (`.kept` of `.rows`). See `with_constant_attention` for what holds of all such contexts.
+        "next", "self", "first"; "within_sentence", see there), a number of places (-3: the third token before), or a
+        function that is given the token ids of each text, without padding, and gives (tokens, tokens) bools. All other
+        weights become 0 and the rest is made to add up to one (even, where all of them are 0 by rounding); a token to
+        which the pattern and the model's mask leave nothing keeps its attention. How many do, what the context gives
+        says (`.kept` of `.rows`). See `with_constant_attention` for what holds of all such contexts.
 
         Raises UnknownHead, InvalidArgument for another pattern, NoTokenizer, CannotChangeAttention for attention that
         is not of one text's tokens (cross-attention, a pass with a cache) or whose weights are not seen.

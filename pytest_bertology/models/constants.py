@@ -85,7 +85,7 @@ class ConstantAttention:
     def load(cls, path: str | os.PathLike[str]) -> ConstantAttention:
         """Read what `save` wrote; raises MalformedData for anything else, OSError for a file that cannot be read."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return _checked(dict(arrays))
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             problem = f"it holds no constant attention ({type(error).__name__}: {error})"

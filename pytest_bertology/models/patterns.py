@@ -15,8 +15,9 @@ from pytest_bertology.heads.maps import is_whole
 
 Allowed: TypeAlias = "npt.NDArray[np.bool_]"
 """(tokens, tokens) whether the token of a row may attend to that of a column."""
-PatternLike: TypeAlias = "str | Pattern | Callable[[Sequence[int]], Any]"
-"""A name of `PATTERNS`, what `offset` gives, or a function of a text's token ids that gives (tokens, tokens) bools."""
+PatternLike: TypeAlias = "str | int | Pattern | Callable[[Sequence[int]], Any]"
+"""A name of `PATTERNS`; a number of places, -1 for the token before; or a function of a text's token ids that gives
+(tokens, tokens) bools."""
 
 _FULL_STOPS = frozenset(".!?…。！？｡؟۔।")
 """Those of other scripts among them."""
@@ -79,11 +80,13 @@ def as_pattern(pattern: PatternLike, tokenizer: Callable[[], Any]) -> Pattern:
         return pattern
     if isinstance(pattern, str) and pattern in _NAMED:
         return _NAMED[pattern]
+    if is_whole(pattern):
+        return offset(pattern)  # type: ignore[arg-type]
     if pattern == "within_sentence":
         return within_sentence(tokenizer())
     if not callable(pattern):
         names = ", ".join(map(repr, PATTERNS))
-        expected = f"one of {names}; offset(k); or a function of a text's token ids that gives (tokens, tokens) bools"
+        expected = f"one of {names}; a number of places, such as -1; or a function of token ids"
         raise InvalidArgument("pattern", pattern, expected)
     return Pattern(getattr(pattern, "__name__", type(pattern).__name__), pattern)
 

@@ -132,7 +132,8 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     if verdict["score"] is not None or early:
         masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
         if heads or not layers:
-            done = "cut" if verdict["details"].get("structural") else "masked"
+            details = verdict["details"]
+            done = "cut" if details.get("structural") else "changed" if "change" in details else "masked"
             masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
