@@ -56,7 +56,8 @@ def head_roles(
       of `relations`, by default nsubj, obj, amod and advmod where they have `min_cases`, the head is right 1.1 times as
       often as the best fixed offset (5.2), and the 95 % interval of the difference lies above 0. Judged by words, as
       `head_relations` does: direction and offset are chosen on `select`, or if None on every second sentence, and
-      accuracies are of the others.
+      accuracies are of the others. It is a low bar where the best offset is rarely right, most of all for causal
+      models, whose heads choose among the words on one side: see how often `tracks(head)` are right.
     - "rare": `rare_share` of the tokens point to one of the `rarest` tokens of their text, and twice as many as would
       by chance (5.3; published: more than half to one of the two rarest). Only in texts whose rarest token is none of
       the `frequent` most frequent ones, and whose rarest tokens, equally rare ones together, are at most half of it.
