@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,6 +99,7 @@ def assert_student_follows(
     """
     __tracebackhide__ = True
     check_models(student, teacher)
+    texts = list(texts) if isinstance(texts, Iterator) else texts  # they are read more than once
     _check_bounds(student, teacher, texts, {"attention": attention, "hidden": hidden, "logits": logits}, score)
     by_attention = by_states = by_logits = scores = None
     if attention is not None:

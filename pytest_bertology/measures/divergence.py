@@ -141,7 +141,7 @@ def head_divergence(
     summed over the real tokens of all texts (a list of strings or pairs, or a task): exact, for heads of all layers
     and stacks, or of `heads` alone. The model runs as it is, under the masks in force. No more than 64 MiB of weights
     are held at a time; a longer text is run several times. Where a layer runs several times (ALBERT's), the first runs
-    of two heads are compared, then the second, and so on.
+    of two heads are compared, then the second, and so on. Weight that goes to no token, but to a sink, is left out.
 
     Raises CannotMeasure where the weights cannot be had, or layers run unequally often; NothingToJudge for fewer than
     two heads; UnknownHead; NoTokenizer; EmptyTask, InvalidArgument or MalformedData for texts that are none; NonFinite.

@@ -59,6 +59,12 @@ def test_what_was_not_asked_for_is_not_measured(teacher, noisy):
     assert found.logits == logit_distance(noisy, teacher, LETTERS)
 
 
+def test_texts_may_come_one_by_one(teacher, noisy):
+    found = assert_student_follows(noisy, teacher, iter(LETTERS), attention=10.0, logits=10.0)
+
+    assert found.attention.texts == found.logits.items == len(LETTERS)
+
+
 def test_the_failure_lists_each_layers_distance(teacher, noisy):
     attention, hidden = (measure(noisy, teacher, LETTERS) for measure in (attention_distance, hidden_state_distance))
 
