@@ -1,13 +1,14 @@
 """CAT-scores of real models on functions of the standard library, beside what they are to be compared with; and time.
 
-For each model: its score by layer; that of random attention (the report's own control); that of the same model with
-weights drawn anew, which knows nothing but has positions and equal tokens; and that of attention that only looks at
-what is near in the text, exp(−|i − j|): syntax trees join neighbours, so that this alone scores high. Then the time of
-`cat_score` on the last layer over that of plain forward passes over the same texts, in the same batches.
+For each model: its score by layer; those of random attention and of attention by distance in the text alone (both the
+report's own: syntax trees join neighbours, so that the latter scores high); and that of the same model with weights
+drawn anew, which knows nothing but has positions and equal tokens. Then the time of `cat_score` on the last layer over
+that of plain forward passes over the same texts, in the same batches.
 
     python benchmarks/cat.py [--assets ../shared/assets] [--functions 220] [--rounds 3] [--threads 1]
 
-Exits with 1 where a score is outside [0, 1], or takes more than 2 plain forwards.
+Exits with 1 where a score is outside [0, 1], or takes more than 2 plain forwards of a model of a million parameters or
+more (of a smaller one, parsing takes longer than running it).
 """
 
 from __future__ import annotations
@@ -24,14 +25,11 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
 import torch
 
 from pytest_bertology import Batching, ModelUnderTest, cat_score, load_embedded_model, load_model
 from pytest_bertology.engine.batching import batches
 from pytest_bertology.engine.texts import read_texts
-from pytest_bertology.measures.cat_formula import cat_scores
-from pytest_bertology.measures.cat_snippets import align, chosen_types, parse
 
 FORWARDS = 2.0
 
@@ -57,10 +55,11 @@ def main() -> int:
         print(report.table())
         drawn = cat_score(redrawn(model), code, layer="all")
         print("drawn anew  " + ", ".join(f"{layer}: {score:.4f}" for layer, score in drawn.by_layer.items()))
-        print(f"near by     {near_by(model, code):.4f}")
         ratio = timed(model, code, arguments.rounds)
         print(f"time        {ratio:.2f} plain forwards (last layer)\n")
-        failed |= ratio > FORWARDS or not all(0.0 <= score <= 1.0 for score in report.scores if score is not None)
+        large = sum(each.numel() for each in model.model.parameters()) >= 10**6
+        scores = [score for score in report.scores if score is not None]
+        failed |= (large and ratio > FORWARDS) or not 0.0 <= min(scores) <= max(scores) <= 1.0
     return int(failed)
 
 
@@ -80,19 +79,6 @@ def redrawn(model: ModelUnderTest) -> ModelUnderTest:
     """The same architecture, with weights as before any training."""
     torch.manual_seed(0)
     return load_model(type(model.model)(model.model.config).eval(), tokenizer=model.tokenizer)
-
-
-def near_by(model: ModelUnderTest, code: list[str]) -> float:
-    """The score of attention by distance in the text alone."""
-    parsed = parse(code, "python", "raise")
-    texts = read_texts(model, parsed.texts)
-    found = []
-    for index, snippet in enumerate(align(parsed, texts, chosen_types(None, parsed.counts()), 0.25)):
-        tokens = np.arange(len(texts.ids(index)))
-        weights = np.exp(-np.abs(tokens[:, None] - tokens).astype(float))
-        take = snippet.means(len(tokens)).numpy()
-        found.append(cat_scores((take @ weights @ take.T)[None], snippet.near, 0.75, 1e-12)[0])
-    return float(np.nanmean(found))
 
 
 def timed(model: ModelUnderTest, code: list[str], rounds: int) -> float:

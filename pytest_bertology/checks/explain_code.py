@@ -26,6 +26,7 @@ def off_the_tree(model: ModelUnderTest, found: CatReport, at_least: float, above
         "CAT-score": f"{found.score:.4f}{between(found.interval)}; required: at least {at_least:g}",
         "above random": f"{found.control.difference:+.4f}{between(found.control.interval, '+')}{needed}",
         "random attention": f"{found.control.score:.4f}",
+        "neighbours alone": f"{found.neighbours:.4f} (attention by distance in the text)",
         "layers": layers,
         "best heads": ", ".join(f"{head} {found.head_scores[head]:.4f}" for head in best),
         "lowest snippets": ", ".join(f"{index}: {scores[index]:.4f}" for index in worst),

@@ -17,7 +17,7 @@ from pytest_bertology.errors import CannotMeasure, InvalidArgument, UndefinedSco
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
-from pytest_bertology.measures.cat_formula import bootstrap_interval, cat_scores, random_attention
+from pytest_bertology.measures.cat_formula import bootstrap_interval, cat_scores, neighbour_attention, random_attention
 from pytest_bertology.measures.cat_snippets import Aligned, Parsed, align, chosen_types, parse
 from pytest_bertology.models import ModelUnderTest
 
@@ -63,6 +63,8 @@ class CatReport:
     head_scores: Mapping[Head, float]
     """The score of each head of those layers, alone."""
     control: RandomAttention
+    neighbours: float
+    """The score of attention that goes by distance in the text alone, and knows no syntax."""
     token_types: tuple[str, ...]
     """The types of tokens that took part."""
     type_counts: Mapping[str, int]
@@ -109,6 +111,7 @@ class CatReport:
             "CAT-score": f"{self.score:.4f}{between(self.interval)}",
             "random": f"{self.control.score:.4f}, mean of {self.control.draws} draws",
             "difference": f"{self.control.difference:+.4f}{between(self.control.interval, '+')}",
+            "neighbours": f"{self.neighbours:.4f}, attention by distance in the text alone",
             "layers": ", ".join(f"{layer}: {score:.4f}" for layer, score in self.by_layer.items()),
             "best heads": ", ".join(f"{head} {self.head_scores[head]:.4f}" for head in best),
             "tokens": f"{self.tokens} of the types {counts}",
@@ -148,8 +151,7 @@ def cat_score(
     of their sub-tokens and over heads; D, the edges between them in the syntax tree, in which neighbours are joined,
     and each use of an identifier with its next. `M_A = A > quantile(A, .75)`, `M_D = D < quantile(D, .25)`, and
     CAT = |M_A ∧ M_D| / |M_A ∨ M_D|, from 0 to 1; snippets where both are empty are skipped. All pairs of tokens that
-    take part count, a token with itself too, as in the authors' code. What is attended to near by in the text scores
-    as well: neighbours are at distance 1.
+    take part count, a token with itself too, as in the authors' code.
 
     Tokens of the 8 most frequent types take part, or of `token_types`; types are counted over all the snippets, so
     that models, layers and heads are compared on the same tokens (the authors took, for each language, types to which
@@ -161,8 +163,10 @@ def cat_score(
     `stack` says of which stack in encoder-decoder models; None: the encoder. A layer that runs several times counts as
     it runs last. `heads` are averaged (None: all of a layer). `errors="skip"` leaves out snippets that do not parse.
 
-    `control` has the same for random attention, each row drawn with `seed` from all that add up to 1 (below the
-    diagonal for causal attention).
+    `control` has the same for random attention, each row drawn with `seed` from all that add up to 1 (up to the
+    diagonal for causal attention), and `neighbours` for attention that falls off with distance in the text. The latter
+    scores high, since neighbours are near in the tree: only a model above it is seen to know more than the order of
+    tokens.
 
     Raises InvalidArgument, EmptyTask; MalformedData, naming the snippet and line, for code that does not parse;
     MissingExtra without the grammar of a language; NoTokenizer; CannotMeasure where the tokenizer does not tell its
@@ -238,7 +242,8 @@ class _Seen:
         self.layers = {site: np.full(len(aligned), np.nan) for site in chosen}
         self.heads = {at: np.full(len(aligned), np.nan) for heads in chosen.values() for at in heads}
         self.control = np.full(len(aligned), np.nan)
-        self._drawn: set[int] = set()
+        self.neighbours = np.full(len(aligned), np.nan)
+        self._compared: set[int] = set()
         self._sums: dict[tuple[int, int], tuple[Any, int]] = {}
 
     def __call__(self, attended: Attended) -> None:
@@ -260,9 +265,9 @@ class _Seen:
             for slot, score in zip(wanted, cat_scores(attention, near, self._quantile, rounding), strict=True):
                 self.heads[positions[slot]][position] = score
             self._add(attended.site, position, attention, near, rounding)
-            if position not in self._drawn:
-                self._drawn.add(position)
-                self.control[position] = self._random(position, own, means, near)
+            if position not in self._compared:
+                self._compared.add(position)
+                self._compare(position, own, means.numpy(), near)
 
     def _add(self, site: int, position: int, attention: Any, near: Any, rounding: float) -> None:
         """Score the mean over heads once all have been seen."""
@@ -273,17 +278,16 @@ class _Seen:
             return
         self.layers[site][position] = cat_scores(total[None] / count, near, self._quantile, rounding)[0]
 
-    def _random(self, position: int, weights: Tensor, means: Tensor, near: Any) -> float:
+    def _compare(self, position: int, weights: Tensor, means: Any, near: Any) -> None:
+        """Score random attention, and attention to neighbours, on the same tokens."""
         tokens = weights.shape[-1]
         causal = tokens > 1 and not bool(weights.triu(1).any())
         text = self._texts.texts[position]
         assert isinstance(text, str)
-        take = means.numpy()
-        drawn = [
-            cat_scores((take @ matrix @ take.T)[None], near, self._quantile, _EXACT)[0]
-            for matrix in random_attention(tokens, causal, text, _DRAWS, self.seed)
-        ]
-        return float(np.mean(drawn))
+        drawn = random_attention(tokens, causal, text, _DRAWS, self.seed)
+        others = np.stack([means @ matrix @ means.T for matrix in (neighbour_attention(tokens, causal), *drawn)])
+        scores = cat_scores(others, near, self._quantile, _EXACT)
+        self.neighbours[position], self.control[position] = scores[0], scores[1:].mean()
 
 
 def _report(
@@ -319,6 +323,7 @@ def _report(
             model.heads[at]: float(np.nanmean(found)) for at, found in seen.heads.items() if not np.isnan(found).all()
         },
         control=random,
+        neighbours=float(seen.neighbours[there].mean()),
         token_types=types,
         type_counts=parsed.counts(),
         tokens=sum(snippet.count for snippet in aligned),

@@ -52,6 +52,15 @@ def random_attention(tokens: int, causal: bool, text: str, draws: int, seed: int
         yield drawn / drawn.sum(axis=1, keepdims=True)
 
 
+def neighbour_attention(tokens: int, causal: bool) -> Array:
+    """Attention (tokens, tokens) by distance in the text alone: exp(−|i − j|), rows adding up to 1."""
+    at = np.arange(tokens, dtype=np.float64)
+    weights = np.exp(-np.abs(at[:, None] - at))
+    weights = np.tril(weights) if causal else weights
+    found: Array = weights / weights.sum(axis=1, keepdims=True)
+    return found
+
+
 def bootstrap_interval(values: Array, confidence: float, seed: int) -> tuple[float, float] | None:
     """The percentile bootstrap's interval for the mean; None for fewer than two values. Their order does not matter."""
     if len(values) < 2:

@@ -127,7 +127,7 @@ def _aligned(
         for index, leaf in enumerate(tree.leaves)
     ]
     part = [index for index, leaf in enumerate(tree.leaves) if seen[index] and leaf.type in types]
-    near = near_pairs(tree.distances()[np.ix_(part, part)], quantile)
+    near = near_pairs(tree.distances(part), quantile)
     rows = tuple(row for row, index in enumerate(part) for _ in pieces[index])
     columns = tuple(column for index in part for column in pieces[index])
     return Aligned(len(part), seen.count(False), rows, columns, np.packbits(near))

@@ -380,6 +380,18 @@ def test_random_attention_goes_by_its_seed_alone():
     assert first.difference == pytest.approx(cat_score(model, CODE).score - first.score)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("bert", "sequence-classification"), ("gpt2", "causal-lm")])
+def test_neighbours_alone_score_what_their_distances_say(name, kind):
+    length = [len(tokenizer()(text)["input_ids"]) for text in CODE]
+    rows = [np.exp(-np.abs(np.subtract.outer(range(n), range(n)))) for n in length]
+    rows = [np.tril(row) if name == "gpt2" else row for row in rows]
+    rows = [row / row.sum(axis=1, keepdims=True) for row in rows]
+
+    report = cat_score(under_test(name, kind), CODE, **WHOLE)
+
+    assert report.neighbours == pytest.approx(np.mean([formula_of(*pair) for pair in zip(rows, CODE, strict=True)]))
+
+
 # Real code, and a real model.
 
 
@@ -394,6 +406,7 @@ def test_two_hundred_functions_of_the_standard_library(embedded):
     assert (report.scored, report.skipped, report.unseen) == (200, (), 0)
     assert all(0.0 <= score <= 1.0 for score in report.scores)
     assert report.control.below
+    assert report.neighbours > report.by_layer[2]  # which is what positions alone give
     assert report.by_layer[2] > 2 * report.by_layer[5] > 2 * report.control.score
     low, high = report.interval
     assert low < report.score < high < low + 0.05

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_bertology.errors import MalformedData
-from pytest_bertology.tasks.code import syntax_tree
+from pytest_bertology.tasks.code import python, syntax_tree
 from tests.families import few
 from tests.snippets import functions
 
@@ -75,6 +75,23 @@ def test_leaves_stand_where_their_text_does(text):
     assert len(found) >= 3
 
 
+def test_formatted_strings_are_one_leaf_where_they_come_in_parts(monkeypatch):
+    """As Python 3.12 and later have them; a string within the string is part of it."""
+    text = "x = f'{a}{f\"b\"}' + y"
+    parts = [
+        (tokenize.NAME, "x", 0), (tokenize.OP, "=", 2), (-1, "f'", 4), (tokenize.OP, "{", 6), (tokenize.NAME, "a", 7),
+        (tokenize.OP, "}", 8), (tokenize.OP, "{", 9), (-1, 'f"', 10), (-3, "b", 12), (-2, '"', 13),
+        (tokenize.OP, "}", 14), (-2, "'", 15), (tokenize.OP, "+", 17), (tokenize.NAME, "y", 19),
+    ]  # fmt: skip
+    stream = [tokenize.TokenInfo(kind, word, (1, at), (1, at + len(word)), text) for kind, word, at in parts]
+    monkeypatch.setattr(python, "_OPENING", {-1})
+    monkeypatch.setattr(python, "_CLOSING", {-2})
+    monkeypatch.setattr(python.tokenize, "generate_tokens", lambda readline: iter(stream))
+
+    assert words(text) == ["x", "=", "f'{a}{f\"b\"}'", "+", "y"]
+    assert kinds(text)[2] == "string"
+
+
 def test_nodes_of_one_token_are_that_token():
     tree = syntax_tree("f(x, y=1)")
 
@@ -125,6 +142,13 @@ def test_distances_are_a_metric(text):
     assert np.array_equal(distances == 0, np.eye(len(distances), dtype=bool))
     assert (distances[:, None, :] <= distances[:, :, None] + distances[None, :, :]).all()
     assert (np.diagonal(distances, 1) == 1).all()
+
+
+def test_distances_of_some_tokens_are_those_among_all():
+    tree = syntax_tree(FUNCTIONS[0])
+
+    assert np.array_equal(tree.distances([2, 5, 9]), tree.distances()[np.ix_([2, 5, 9], [2, 5, 9])])
+    assert tree.distances([]).shape == (0, 0)
 
 
 @few

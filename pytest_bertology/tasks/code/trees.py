@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,16 +69,17 @@ class SyntaxTree:
                     yield inner + last[name], inner + index
                 last[name] = index
 
-    def distances(self) -> npt.NDArray[np.int64]:
-        """(leaves, leaves) edges on the shortest path between two leaves."""
+    def distances(self, leaves: Sequence[int] | None = None) -> npt.NDArray[np.int64]:
+        """(leaves, leaves) edges on the shortest path between two leaves, of all or of those at some places."""
         inner, size = len(self.kinds), len(self.kinds) + len(self.leaves)
-        if not self.leaves:
+        chosen = range(len(self.leaves)) if leaves is None else leaves
+        if not len(chosen):
             return np.zeros((0, 0), dtype=np.int64)
         start, end = np.array(list(self.edges()), dtype=np.int32).T  # scipy 1.15 searches no others
         graph = sparse.csr_array((np.ones(len(start)), (start, end)), shape=(size, size))
-        at = np.arange(inner, size, dtype=np.int32)
+        at = np.array(chosen, dtype=np.int32) + np.int32(inner)
         found: npt.NDArray[Any] = csgraph.shortest_path(graph, method="D", directed=False, unweighted=True, indices=at)
-        return found[:, inner:].astype(np.int64)
+        return found[:, at].astype(np.int64)
 
 
 class Unreadable(Exception):
