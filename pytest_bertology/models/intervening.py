@@ -116,7 +116,9 @@ class _Entry:
     heads: Mapping[int, tuple[int, ...]]
     """Per site, places among the heads that its attention computes."""
     forwards: int = 0
+    """Passes of the whole model that came to their end."""
     acted: set[int] = field(default_factory=set)
+    """Sites whose attention was called."""
     identity: str = field(default_factory=lambda: uuid4().hex)
     mode: _Functions | None = None
     """The torch function mode that came into force with it."""
@@ -208,12 +210,13 @@ class _Changes:
         for name, value in kwargs.items():
             bound.setdefault(name, value)
         self._sides = Sides(self.model, bound)
-        for entry in self.entries:
-            entry.forwards += 1
 
     def _end(self, module: nn.Module, args: Any, result: Any) -> None:
-        if threading.get_ident() == self.thread:
-            self._sides, self._asked = None, []
+        if threading.get_ident() != self.thread:
+            return
+        for entry in self.entries if self._sides is not None and result is not None else ():  # None: it failed
+            entry.forwards += 1
+        self._sides, self._asked = None, []
 
     def _check_one(self, module: nn.Module, args: Any, result: Any) -> None:
         if threading.get_ident() != self.thread:
@@ -224,7 +227,11 @@ class _Changes:
             raise self._cannot(f"{path} calls {asked[1]} attention functions, and which is its heads' cannot be told")
 
     def _concerned(self, index: int) -> bool:
-        return not self.paused and any(index in entry.heads for entry in self.entries)
+        """Whether heads of a site that runs are to be changed; that it ran is noted, whatever comes of it."""
+        concerned = [] if self.paused else [entry for entry in self.entries if index in entry.heads]
+        for entry in concerned:
+            entry.acted.add(index)
+        return bool(concerned)
 
     def _changed(self, index: int, call: AttentionCall) -> tuple[Tensor, Tensor] | None:
         if not self._concerned(index):
@@ -252,7 +259,6 @@ class _Changes:
             chosen = entry.heads.get(index)
             if chosen is None:
                 continue
-            entry.acted.add(index)
             places = torch.tensor(chosen, device=weights.device)
             part = weights.index_select(1, places)
             new = entry.change(index, part, seen.under(blocked, places))

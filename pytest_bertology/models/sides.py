@@ -76,6 +76,8 @@ class Sides:
             masked = self._inputs.get(f"{decoder}attention_mask") is not None
             texts = masked or self._inputs.get("past_key_values") is None
             sides = [self._side(decoder, rows, queries, device, more=True), self._side(encoder, rows, keys, device)]
+        elif queries > keys:
+            return f"it attends from {queries} places to no more than {keys}"
         else:
             side = self._side(decoder if stack == "decoder" else "", rows, keys, device)
             sides = [side if isinstance(side, str) else _tail(side, queries), side]

@@ -12,6 +12,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    SegformerConfig,
+    SegformerForImageClassification,
+)
 from transformers.modeling_utils import AttentionInterface
 
 from pytest_bertology import Batching, HeadMask, ResultStore, evaluate, head_importance, load_model, using_store
@@ -33,7 +39,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.measures.sweeping import evaluate_masks
 from tests.changed_eagerly import changeable, logits_by_hand, on, top
-from tests.families import family, task_for, tokenizer, under_test
+from tests.families import family, redraw, task_for, tokenizer, under_test
 
 TASK = task_for("sequence-classification", 9)
 SIDES = [("bert", "right"), ("gpt2", "right"), ("gpt2", "left"), ("llama", "right"), ("llama", "left")]
@@ -532,6 +538,35 @@ def test_a_pattern_that_gives_no_bools_for_each_pair_is_refused():
     for wrong in (lambda ids: np.ones((2, 2), dtype=bool), lambda ids: np.ones((len(ids), len(ids)))):
         with model.with_attention_pattern((0, 0), wrong), pytest.raises(InvalidArgument, match="gives bools"):
             evaluate(model, TASK)
+
+
+def test_attention_to_fewer_places_than_attend_is_refused():
+    config = SegformerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], decoder_hidden_size=8, image_size=32)
+    model = load_model(SegformerForImageClassification(config).eval())
+
+    with model.with_top_k_attention(1), pytest.raises(CannotChangeAttention, match=r"from \d+ places to no more than"):
+        model.model(**model.sample())
+
+
+def test_layers_that_share_weights_are_changed_each_time_they_run():
+    config = AlbertConfig(
+        vocab_size=64, hidden_size=24, embedding_size=8, num_attention_heads=4, num_hidden_layers=3,
+        intermediate_size=32, max_position_embeddings=40, num_labels=3,
+    )  # fmt: skip
+    model = load_model(redraw(AlbertForSequenceClassification(config), 0).double().eval(), tokenizer=tokenizer())
+    runs = []
+
+    def note(shown):
+        for _, weights in shown.each():
+            runs.append((shown.run, weights))
+
+    with model.with_attention_pattern((0, 1), "self"):
+        attend(model, read_texts(model, ["abc d e"]), note, what="it")
+
+    assert [run for run, _ in runs] == [0, 1, 2]
+    for _, weights in runs:
+        assert torch.allclose(weights[1], torch.eye(weights.shape[-1], dtype=torch.float64))
+        assert not torch.allclose(weights[0], torch.eye(weights.shape[-1], dtype=torch.float64), atol=0.1)
 
 
 def test_a_stack_must_be_named_where_there_are_several():
