@@ -180,7 +180,7 @@ class ConstantCurve:
         """
         ax = _figure().add_subplot() if ax is None else ax
         shares = [100 * fraction for fraction in self.fractions]
-        ax.plot(shares, self.scores, marker="o", label=f"constant, least {self.by} first")
+        ax.plot(shares, self.scores, marker="o", label=f"constant, by {self.by}")
         ax.axhline(self.baseline, color="grey", linestyle="--", linewidth=1, label="as trained")
         ax.set(xlabel="heads with constant attention (%)", ylabel=self.metric.name, title=self.task)
         ax.legend()

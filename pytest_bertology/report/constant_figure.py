@@ -26,7 +26,7 @@ def constant_curves(found: ConstantCurve, masked: PruningCurve | None = None, ti
     axis = figure.add_subplot()
     if masked is not None:
         shares = [100 * fraction for fraction in masked.fractions]
-        axis.plot(shares, masked.scores, marker="s", color="tab:orange", label=f"masked, least {masked.by} first")
+        axis.plot(shares, masked.scores, marker="s", color="tab:orange", label=f"masked, by {masked.by}")
     found.plot(axis)
     axis.set_title("")
     axis.set_xlabel("heads changed (%)" if masked is not None else "heads with constant attention (%)")
