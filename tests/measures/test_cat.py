@@ -31,6 +31,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.measures import cat
 from pytest_bertology.measures.cat_formula import cat_scores, near_pairs
+from pytest_bertology.measures.cat_snippets import _pieces as pieces_of
 from pytest_bertology.tasks.code import syntax_tree
 from tests.families import FAMILIES, few, redraw, tokenizer, under_test
 from tests.snippets import functions
@@ -115,6 +116,14 @@ def test_subtokens_are_averaged_and_shared(monkeypatch):
 
     expected = formula(by_token, syntax_tree(text).distances(), 0.75, 0.5)
     assert report.scores == (pytest.approx(expected),)
+
+
+def test_subtokens_belong_to_the_tokens_they_share_a_character_with():
+    # Byte-level: é is two sub-tokens of one character; a space goes with what follows it; `x)` is one; a mark at the
+    # end stands for nothing.
+    offsets = [(0, 0), (0, 1), (0, 1), (1, 3), (3, 5), (5, 7), (0, 0)]
+
+    assert pieces_of(syntax_tree("é = (x)"), offsets) == [[1, 2], [3], [4], [5], [5]]
 
 
 # The formula, on models.
