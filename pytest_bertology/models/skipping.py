@@ -55,7 +55,21 @@ def skipped(model: ModelUnderTest) -> tuple[str, ...]:
     return () if skips is None else tuple(sorted(skips.current()))
 
 
-@dataclass
+def depth(model: ModelUnderTest) -> int:
+    """How many contexts are open in this thread."""
+    skips = _active.get(id(model.model))
+    return 0 if skips is None else len(skips.threads.get(threading.get_ident(), ()))
+
+
+def unwind(model: ModelUnderTest, beyond: int) -> None:
+    """Close the contexts of this thread that were opened beyond the first so many and never left."""
+    skips = _active.get(id(model.model))
+    if skips is not None:
+        for frame in skips.threads.get(threading.get_ident(), [])[beyond:]:
+            _leave(skips, frame)
+
+
+@dataclass(eq=False)
 class _Frame:
     """The layers skipped in one thread: those of all contexts entered there."""
 
@@ -182,15 +196,25 @@ def _in_force(model: nn.Module, names: Iterable[str], *, fresh: bool = False) ->
     try:
         yield
     finally:
-        with _lock:
-            kept = [other for other in skips.threads[thread] if other is not frame]
-            skips.threads[thread] = kept
-            if not kept:
-                skips.threads.pop(thread)
-            if not skips.threads:
-                _active.pop(id(model)).remove()
+        _leave(skips, frame)
     for name in sorted(frame.names - frame.fired if frame.forwards else ()):
         raise MaskNotApplied(
             f"the model ran {frame.forwards} times and its layer {name} was not skipped: a layer that does not run on "
             "these inputs, or one that was replaced or compiled after loading"
         )
+
+
+def _leave(skips: _Skips, frame: _Frame) -> None:
+    """Take one context away; nothing where it was unwound before."""
+    with _lock:
+        thread = threading.get_ident()
+        frames = skips.threads.get(thread, [])
+        kept = [other for other in frames if other is not frame]
+        if len(kept) == len(frames):
+            return
+        if kept:
+            skips.threads[thread] = kept
+        else:
+            skips.threads.pop(thread)
+        if not skips.threads:
+            _active.pop(id(skips.model)).remove()

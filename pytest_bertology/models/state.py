@@ -23,6 +23,7 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
+_CONTEXTS = ("pytest_bertology.models.skipping", "pytest_bertology.models.units")
 
 
 def only_watches(hook: object) -> bool:
@@ -33,6 +34,11 @@ def only_watches(hook: object) -> bool:
 def _gates(hook: object) -> bool:
     """Whether a hook is one of this package's contexts: it goes when that is left, and not before."""
     return getattr(hook, "__module__", None) == "pytest_bertology.models.gating" or changes_attention(hook)
+
+
+def _in_force(hook: object) -> bool:
+    """Whether a hook is of any context of this package, layers skipped and units masked among them."""
+    return _gates(hook) or getattr(hook, "__module__", None) in _CONTEXTS
 
 
 def changes_attention(hook: object) -> bool:
@@ -169,7 +175,7 @@ class ModelState:
         for module in self.model.modules():
             module.training = self.training.get(id(module), module.training)
             hooks = {**module._forward_pre_hooks, **module._forward_hooks}
-            lasting = {key for key, hook in hooks.items() if only_watches(hook) or _gates(hook)}
+            lasting = {key for key, hook in hooks.items() if only_watches(hook) or _in_force(hook)}
             for kind in _HOOKS:
                 present, before = getattr(module, kind, {}), self.hooks.get((id(module), kind), {})
                 kept = before | {key: hook for key, hook in present.items() if key in lasting}

@@ -31,6 +31,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, Unit, UnitMap
 from pytest_bertology.models import compiling, intervening, state
+from pytest_bertology.models import skipping as skipping_of
 from pytest_bertology.models.changing import ChangesAttention
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
@@ -44,6 +45,7 @@ from pytest_bertology.models.sites import Site
 from pytest_bertology.models.skipping import skipped
 from pytest_bertology.models.unit_rows import UnitRows, unit_rows
 from pytest_bertology.models.units import places, units_masked, without_units
+from pytest_bertology.models.units import unwind as unwind_units
 
 _CHANGED = "its attention is changed (model.with_…_attention(…)), and that would be lost: leave the context first"
 
@@ -89,7 +91,7 @@ class ModelUnderTest(ChangesAttention):
         self._no_tokenizer = no_tokenizer
         self._sample = sample
         self._unit_rows: UnitRows | None = None
-        self._units_masked = 0
+        self._units_masked: list[list[Any]] = []
         self._weights: tuple[dict[str, int], str] | None = None
         inputs = self.sample()
         modules = [id(module) for module in model.modules()]
@@ -220,12 +222,8 @@ class ModelUnderTest(ChangesAttention):
 
         Raises NotAUnit or UnknownUnit, and MaskNotApplied where the model ran past one.
         """
-        with units_masked(self.model, places(self._rows(), units)):
-            self._units_masked += 1
-            try:
-                yield self
-            finally:
-                self._units_masked -= 1
+        with units_masked(self.model, places(self._rows(), units), self._units_masked):
+            yield self
 
     def without_units(self, units: Iterable[Unit]) -> ModelUnderTest:
         """A new, smaller model without these neurons and dimensions of heads; this one is left as it was.
@@ -319,16 +317,19 @@ class ModelUnderTest(ChangesAttention):
 
     def masks_open(self) -> int:
         """How many masks, gates and changes of attention are in force in this thread."""
-        return sum(self.contexts_open())
+        return sum(self.contexts_open()[:2])
 
-    def contexts_open(self) -> tuple[int, int]:
-        """How many masks and gates, and how many changes of attention, are in force in this thread."""
-        return self._gating.depth(), intervening.depth(self)
+    def contexts_open(self) -> tuple[int, ...]:
+        """How many masks and gates, changes of attention, and layers skipped and units masked are in force."""
+        return self._gating.depth(), intervening.depth(self), skipping_of.depth(self), len(self._units_masked)
 
-    def close_contexts(self, beyond: tuple[int, int]) -> None:
+    def close_contexts(self, beyond: tuple[int, ...]) -> None:
         """Take away those of this thread that were entered beyond the first so many and never left."""
-        intervening.unwind(self, beyond[1])
-        self._gating.unwind(beyond[0])
+        gates, changes, skips, units = beyond or (0,) * 4
+        unwind_units(self._units_masked, units)
+        skipping_of.unwind(self, skips)
+        intervening.unwind(self, changes)
+        self._gating.unwind(gates)
 
     def altered(self) -> bool:
         """Whether results are not those of the weights and masks alone.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +116,37 @@ def _add(found: dict[str, set[int]], rows: Iterable[Row]) -> None:
 
 
 @contextmanager
-def units_masked(model: nn.Module, found: Places) -> Iterator[None]:
+def units_masked(model: nn.Module, found: Places, opened: list[list[Any]] | None = None) -> Iterator[None]:
     """Mask units for the length of the context, in this thread; raises MaskNotApplied where the model ran past one."""
     mask = _Mask()
     handles = [model.register_forward_pre_hook(mask.count)]
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove, handles)
+        if opened is not None:
+            opened.append(handles)
+            stack.callback(_forget, opened, handles)
         for name, own in (*found.neurons.items(), *found.inputs.items()):
             handles.append(model.get_submodule(name).register_forward_pre_hook(mask.silence_inputs(name, own)))
         for name, own in found.outputs.items():
             handles.append(model.get_submodule(name).register_forward_hook(mask.silence_outputs(name, own)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     mask.check()
+
+
+def unwind(opened: list[list[Any]], beyond: int) -> None:
+    """Close the contexts that were opened beyond the first so many and never left."""
+    for handles in opened[beyond:]:
+        _remove(handles)
+        _forget(opened, handles)
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _forget(opened: list[list[Any]], handles: list[Any]) -> None:
+    opened[:] = [other for other in opened if other is not handles]
 
 
 @dataclass

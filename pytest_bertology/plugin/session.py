@@ -116,14 +116,14 @@ class Session:
         if isinstance(model, ModelUnderTest) and all(known.model is not model for known in self.models.values()):
             self.models["adopted", id(model)] = LoadedModel(model, None, {}, ModelState.capture(model.model))
 
-    def contexts_open(self) -> dict[int, tuple[int, int]]:
+    def contexts_open(self) -> dict[int, tuple[int, ...]]:
         """How many masks and changes of attention are in force on each model, in this thread."""
         return {id(known.model): known.model.contexts_open() for known in self.models.values()}
 
-    def close_contexts(self, before: Mapping[int, tuple[int, int]]) -> None:
+    def close_contexts(self, before: Mapping[int, tuple[int, ...]]) -> None:
         """Take away the masks and changes of attention that a test entered and did not leave."""
         for known in self.models.values():
-            known.model.close_contexts(before.get(id(known.model), (0, 0)))
+            known.model.close_contexts(before.get(id(known.model), ()))
 
     def restore_models(self) -> list[str]:
         """Put every model back as it was loaded; load those anew whose weights were changed, and say which."""
