@@ -62,7 +62,7 @@ class HiddenStates(Layerwise):
 
     def _bytes(self, layer: int) -> int:
         tokens = int(lengths(self.texts.encoded).sum())
-        return tokens * self._widths[layer] * self._dtype().itemsize
+        return int(tokens * self._widths[layer] * self._dtype().itemsize)
 
     @cached_property
     def _widths(self) -> tuple[int, ...]:
