@@ -7,11 +7,10 @@ import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,6 +21,7 @@ import transformers
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded
 from pytest_bertology.errors import BertologyWarning
+from pytest_bertology.files import written_whole
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
 
@@ -108,14 +108,8 @@ class ResultStore:
         content = buffer.getvalue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".writing-{uuid4().hex}")
-            try:
+            with written_whole(path) as temporary:
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
         except OSError as error:
             warnings.warn(f"the result could not be stored in {path.parent} ({error})", BertologyWarning, 2)
 

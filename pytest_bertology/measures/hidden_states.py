@@ -58,7 +58,7 @@ class HiddenStates(Layerwise):
     def _number(self, layer: Any) -> int:
         if not is_whole(layer) or not -len(self) <= layer < len(self):
             raise UnknownLayer(layer, f"the embeddings, 0, and {len(self) - 1} layers")
-        return range(len(self))[layer]
+        return int(range(len(self))[layer])
 
     def _bytes(self, layer: int) -> int:
         tokens = int(lengths(self.texts.encoded).sum())

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_bertology.errors import MalformedData
+from pytest_bertology.files import written_whole
 from pytest_bertology.heads import HeadLike, HeadMap
 from pytest_bertology.heads.maps import as_head
 
@@ -70,15 +69,8 @@ class ConstantAttention:
         about = {"schema": _SCHEMA, "heads": self.heads.to_jsonable(), "kept": kept, "source": self.source}
         arrays: dict[str, Any] = {f"layer_{at}": table for at, table in enumerate(self.tables)}
         arrays |= {"about": np.array(json.dumps({**about, "left_out": self.left_out})), "seen": self.seen}
-        temporary = path.with_name(f".writing-{uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         return path
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_bertology.files import written_whole
 from pytest_bertology.plugin.options import Settings
 
 SCHEMA = "pytest-bertology report 1"
@@ -57,16 +57,9 @@ class Gathered:
             "versions": _versions(),
             "tests": [self.tests[name] for name in sorted(self.tests)],
         }
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1, allow_nan=False, ensure_ascii=False)
-                file.write("\n")
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, allow_nan=False, ensure_ascii=False)
+            file.write("\n")
 
     def lines(self) -> list[str]:
         """The terminal summary: per model its baseline scores, then each check's observed against required."""

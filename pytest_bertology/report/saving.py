@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.files import written_whole
 from pytest_bertology.report.figures import figure_of
 
 FORMATS = ("png", "svg", "pdf")
@@ -30,15 +29,8 @@ def save_figure(thing: Any, path: str | os.PathLike[str], *, title: str | None =
     if ending not in FORMATS:
         raise InvalidArgument("path", str(path), "a file name that ends in " + ", ".join(f".{x}" for x in FORMATS))
     figure = thing if hasattr(thing, "savefig") and not isinstance(thing, type) else figure_of(thing, title)
-    temporary = path.with_name(f".writing-{uuid4().hex}")
-    try:
-        with warnings.catch_warnings():
-            # Names of models and tasks may hold signs that matplotlib's font lacks; it draws boxes and warns.
-            warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
-            figure.savefig(temporary, format=ending)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with written_whole(path) as temporary, warnings.catch_warnings():
+        # Names of models and tasks may hold signs that matplotlib's font lacks; it draws boxes and warns.
+        warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")
+        figure.savefig(temporary, format=ending)
     return path

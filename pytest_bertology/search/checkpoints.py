@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from pytest_bertology.errors import CannotResume
+from pytest_bertology.files import written_whole
 
 _SCHEMA = "pytest-bertology search 1"
 _NOTICED = 0.1
@@ -60,17 +60,12 @@ class Checkpoint:
             "evaluated": {f"{bits:x}": found for bits, found in self.evaluated.items()},
             "rankings": {f"{bits:x}": values for bits, values in self.rankings.items()},
         }
-        temporary = self.path.with_name(f".{self.path.name}-{uuid4().hex}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("w", encoding="utf-8") as file:
-                    json.dump(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with written_whole(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise CannotResume(str(self.path), f"it cannot be written ({error})") from error
         self._saved = time.monotonic()
