@@ -218,8 +218,9 @@ def test_attention_that_is_more_than_weights_times_values_is_refused(monkeypatch
         head_importance(model, task, "confidence")
 
 
-def test_weights_that_do_not_give_what_attention_returned_are_not_believed(monkeypatch):
+def test_returned_weights_that_do_not_give_the_contexts_are_not_believed(monkeypatch):
     model, task = under_test("bert"), task_for("sequence-classification", 4)
+    expected = by_eager(model.model, list(plain_inputs(model.model, task)))
     plain = AttentionInterface._global_mapping["sdpa"]
 
     def claimed(module, query, key, *args, **kwargs):
@@ -228,6 +229,20 @@ def test_weights_that_do_not_give_what_attention_returned_are_not_believed(monke
         return plain(module, query, key, *args, **kwargs)[0], weights
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", claimed)
+
+    found = head_importance(model, task, "confidence")
+
+    assert np.allclose(found.to_numpy(), expected, rtol=1e-4)
+
+
+def test_contexts_that_no_weights_give_are_refused(monkeypatch):
+    model, task = under_test("bert"), task_for("sequence-classification", 4)
+    plain = AttentionInterface._global_mapping["sdpa"]
+
+    def scaled(module, query, key, *args, **kwargs):
+        return 1.1 * plain(module, query, key, *args, **kwargs)[0], None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", scaled)
 
     with pytest.raises(CannotMeasure, match="something else"):
         head_importance(model, task, "confidence")
