@@ -74,7 +74,7 @@ class Gating:
                 for key, hook in hooks.items()
                 if key not in own and not (only_watches(hook) or is_own_hook(hook) or changes_attention(hook))
             )
-            if "forward" in vars(module) or any(True for _ in others):
+            if _replaced(module) or any(True for _ in others):
                 return True
         return bool(global_pre_hooks or global_hooks)
 
@@ -209,6 +209,13 @@ class Gating:
                     f"the model ran {frame.forwards} times and its projection {site.name} was never called: a part of "
                     "the model that does not run on these inputs, or one that was replaced or compiled after loading"
                 )
+
+
+def _replaced(module: nn.Module) -> bool:
+    """Whether a module has a forward of its own; older transformers leave its class's there, where it is no other."""
+    forward = vars(module).get("forward")
+    own = getattr(forward, "__self__", None) is module and getattr(forward, "__func__", None) is type(module).forward
+    return forward is not None and not own
 
 
 def _checkpoints(model: nn.Module) -> bool:

@@ -541,7 +541,13 @@ def test_a_pattern_that_gives_no_bools_for_each_pair_is_refused():
 
 
 def test_attention_to_fewer_places_than_attend_is_refused():
-    config = SegformerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], decoder_hidden_size=8, image_size=32)
+    config = SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 8, 8],
+        num_attention_heads=[1, 2, 4, 8],
+        decoder_hidden_size=8,
+        image_size=32,
+    )
     model = load_model(SegformerForImageClassification(config).eval())
 
     with model.with_top_k_attention(1), pytest.raises(CannotChangeAttention, match=r"from \d+ places to no more than"):
