@@ -39,7 +39,7 @@ class Layerwise(Sequence[Arrays]):
         self.limit = limit
         self._batching = batching
         self._kept: dict[int, Arrays] = {}
-        self._gates: Any = None
+        self._under: Any = None
 
     @property
     def tokens(self) -> tuple[tuple[str, ...], ...]:
@@ -73,13 +73,13 @@ class Layerwise(Sequence[Arrays]):
         return np.dtype(np.float64 if self.model.dtype == "float64" else np.float32)
 
     def _layer(self, layer: int) -> Arrays:
-        gates = self.model.mask_in_force().gates
-        if gates != self._gates or self.model.altered():
+        now = self.model.in_force()
+        if now is None or now != self._under:
             self._kept.clear()
         if layer not in self._kept:
             needed = [self._bytes(index) for index in range(len(self))]
             if needed[layer] > self.limit:
                 raise TooMuchMemory(f"{self._what} on {self.texts.name}", needed[layer], self.limit, self._advice)
             self._kept = self._computed(range(len(self)) if sum(needed) <= self.limit else [layer])
-            self._gates = gates
+            self._under = now
         return self._kept[layer]

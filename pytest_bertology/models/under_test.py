@@ -331,6 +331,17 @@ class ModelUnderTest(ChangesAttention):
         intervening.unwind(self, changes)
         self._gating.unwind(gates)
 
+    def in_force(self) -> tuple[Any, ...] | None:
+        """The gates and changes of attention in force in this thread; equal for equals.
+
+        None where layers are skipped or units masked, hooks of others are there or a forward was replaced: what the
+        model computes is then not told by anything that could be compared later.
+        """
+        if self._gating.others_hooks():
+            return None
+        gates = tuple(None if gate is None else tuple(gate.flatten().tolist()) for gate in self._gating.current())
+        return gates, intervening.in_force(self)
+
     def altered(self) -> bool:
         """Whether results are not those of the weights and masks alone.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from pytest_bertology import AttentionMaps, Batching, HiddenStates, load_model
+from pytest_bertology import AttentionMaps, Batching, HiddenStates, Neuron, load_model
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, TooMuchMemory, UnknownHead, UnknownLayer
 from tests.attending import eager_attentions, letters, spelled
 from tests.families import family
@@ -112,6 +112,29 @@ def test_masks_act_on_what_is_asked_for_under_them(model, kind):
 
     assert np.abs(plain - masked).max() > 1e-4
     assert np.array_equal(found[-1][0], plain)
+
+
+CHANGES = {
+    "top-k": lambda model: model.with_top_k_attention(1),
+    "pattern": lambda model: model.with_attention_pattern([(0, 0), (1, 1)], "previous"),
+    "skipping": lambda model: model.skipping([0]),
+    "units": lambda model: model.units_masked([Neuron(0, n) for n in range(32)]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", [AttentionMaps, HiddenStates])
+def test_what_is_computed_under_a_change_is_not_kept_beyond_it(model, kind, change):
+    plain = kind(model, TEXTS)[-1][0]
+    found = kind(model, TEXTS)
+
+    with CHANGES[change](model):
+        changed = found[-1][0]
+    assert np.abs(changed - plain).max() > 1e-4
+
+    assert np.array_equal(found[-1][0], plain)
+    with CHANGES[change](model):
+        assert np.array_equal(found[-1][0], changed)
 
 
 def test_maps_cannot_be_written_to(model):
