@@ -323,8 +323,12 @@ class ModelUnderTest(ChangesAttention):
         """How many masks and gates, changes of attention, and layers skipped and units masked are in force."""
         return self._gating.depth(), intervening.depth(self), skipping_of.depth(self), len(self._units_masked)
 
-    def close_contexts(self, beyond: tuple[int, ...]) -> None:
-        """Take away those of this thread that were entered beyond the first so many and never left."""
+    def close_contexts(self, beyond: tuple[int, ...] = ()) -> None:
+        """Close what was entered in this thread and never left, as in a notebook cell that was interrupted.
+
+        Masks, gates, changes of attention, skipped layers and masked units; the model is then as it was loaded.
+        `beyond` is what `contexts_open` said before: what was open then stays open.
+        """
         gates, changes, skips, units = beyond or (0,) * 4
         unwind_units(self._units_masked, units)
         skipping_of.unwind(self, skips)
