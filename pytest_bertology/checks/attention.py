@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from pytest_bertology.checks import explain_attention as explain
+from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.texts import TextsLike
@@ -33,7 +34,8 @@ def assert_head_attends(
     the call act.
 
     Raises CheckFailed (an AssertionError) where it gives less; InvalidArgument or UnknownHead for arguments that are
-    none; UndefinedScore where no token has such a token; and what `attention_statistics` raises.
+    none; NothingToJudge for a masked head; UndefinedScore where no token has such a token that it can see; and what
+    `attention_statistics` raises.
     """
     __tracebackhide__ = True
     check_model(model)
@@ -43,6 +45,7 @@ def assert_head_attends(
     if isinstance(at_least, bool) or not isinstance(at_least, int | float) or not 0.0 < at_least <= 1.0:
         raise InvalidArgument("at_least", at_least, "a share of attention above 0 and up to 1, such as 0.8")
     chosen = model.heads[model.heads.index(head)]
+    refuse_masked(model, [chosen])
     found = attention_statistics(model, texts, batching=batching)
     share = found.statistic(target)[chosen]
     verdict = Verdict(
@@ -72,8 +75,8 @@ def assert_entropy_between(
 ) -> AttentionStatistics:
     """Assert that the attention entropy of each of these heads (None: of every head) lies within [low, high] nats.
 
-    0 is attention to one token alone, `uniform_entropy` of what is returned even attention to all. Returns all
-    statistics.
+    0 is attention to one token alone, `uniform_entropy` of what is returned even attention to all that a head can see.
+    Returns all statistics.
 
     Raises CheckFailed (an AssertionError) where one does not; InvalidArgument for bounds that are none or that no head
     could keep, NothingToJudge for bounds that every head keeps; and what `attention_statistics` raises.
@@ -82,13 +85,16 @@ def assert_entropy_between(
     check_model(model)
     _check_bounds(low, high)
     chosen = _chosen(model, heads)
+    if heads is not None:
+        refuse_masked(model, chosen)
     found = attention_statistics(model, texts, batching=batching)
-    most = found.uniform_entropy
+    most = max(found.uniform_entropy[head] for head in chosen)
     if low <= 0.0 and high >= most:
         what = f"entropy from {low:g} to {high:g}, where none is below 0 or above {most:.3f}, that of even attention"
         raise NothingToJudge(what, "Give a low or high within.")
-    if low > most:
-        raise InvalidArgument("low", low, f"at most {most:.3f}, the entropy of even attention on these texts")
+    least = min(found.uniform_entropy[head] for head in chosen)
+    if low > least:
+        raise InvalidArgument("low", low, f"at most {least:.3f}, the entropy of even attention on these texts")
     outside = {head: found.entropy[head] for head in chosen if not low <= found.entropy[head] <= high}
     worst = max(chosen, key=lambda head: max(low - found.entropy[head], found.entropy[head] - high))
     verdict = Verdict(
@@ -101,7 +107,7 @@ def assert_entropy_between(
         task=found.task,
         examples=found.texts,
         heads=tuple(map(str, outside or [worst])),
-        details={"judged": len(chosen), "uniform_entropy": most},
+        details={"judged": len(chosen), "uniform_entropy": found.uniform_entropy[worst]},
     )
     give(verdict, lambda: explain.entropy_outside(model, found, chosen, outside, (low, high)))
     return found

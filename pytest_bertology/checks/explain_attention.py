@@ -23,7 +23,7 @@ def does_not_attend(model: ModelUnderTest, found: AttentionStatistics, head: Hea
         "observed": f"{scores[head]:.4f} of its attention, mean over {found.counts[f'to_{target}']} tokens",
         "required": f"at least {at_least:g}",
         "looks at": ", ".join(f"{_said(name)} {share:.3f}" for share, name in own),
-        "entropy": f"{found.entropy[head]:.3f} nats; even attention has {found.uniform_entropy:.3f}",
+        "entropy": f"{found.entropy[head]:.3f} nats; even attention has {found.uniform_entropy[head]:.3f}",
         f"to {_said(target)}": f"most: {', '.join(f'{other} {scores[other]:.3f}' for other in found.top(target))}",
     }
     title = f"{head} does not attend to {_said(target)}"
@@ -43,7 +43,7 @@ def entropy_outside(
     more = f" … and {len(worst) - _SHOWN} more" if len(worst) > _SHOWN else ""
     rows = {
         **_what(model, found),
-        "required": f"entropy from {low:g} to {high:g} nats; even attention has {found.uniform_entropy:.3f}",
+        "required": f"entropy from {low:g} to {high:g} nats; even attention has {found.even()}",
         "outside": ", ".join(f"{head} {outside[head]:.3f}" for head in worst[:_SHOWN]) + more,
     }
     count = f"{len(outside)} of {len(chosen)} heads attend" if len(chosen) > 1 else f"{worst[0]} attends"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch, Batching
 from pytest_bertology.engine.encoding import READ, Encoded, Example, lengths, max_length
-from pytest_bertology.errors import BertologyWarning, EmptyTask, InvalidArgument, MalformedData
+from pytest_bertology.errors import BertologyWarning, CannotMeasure, InvalidArgument, MalformedData
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts
 from pytest_bertology.tasks.metrics import TOKENS
@@ -54,10 +54,13 @@ class Texts:
 def read_texts(model: ModelUnderTest, texts: TextsLike, *, argument: str = "texts") -> Texts:
     """Tokenize texts for a model, cut to the longest it can read (with a BertologyWarning).
 
-    Raises NoTokenizer; EmptyTask without texts; InvalidArgument for what is no text; MalformedData for a text of no
-    tokens.
+    Raises NoTokenizer; InvalidArgument for no texts, or what is none; MalformedData for a text of no tokens of its own;
+    CannotMeasure for a model that reads no texts.
     """
     name, chosen, split, paired = _texts(texts, argument)
+    if not accepts(model.model, "input_ids"):
+        reads = f"it reads {model.model.main_input_name}, and no texts"
+        raise CannotMeasure("what it makes of texts", type(model.model).__name__, reads)
     tokenizer = model.needs_tokenizer()
     limit = max_length(model)
     arguments: tuple[Any, ...] = ([list(text) if split else text for text in chosen],)
@@ -79,8 +82,8 @@ def read_texts(model: ModelUnderTest, texts: TextsLike, *, argument: str = "text
     types = whole.get("token_type_ids") if accepts(model.model, "token_type_ids") else None
     examples = []
     for index, ids in enumerate(whole["input_ids"]):
-        if not ids:
-            raise MalformedData(name, f"text {index} has no tokens: {chosen[index]!r}")
+        if not ids or all(whole["special_tokens_mask"][index]):
+            raise MalformedData(name, f"text {index} has no tokens of its own: {chosen[index]!r}")
         examples.append(Example(tuple(ids), tuple(types[index]) if types else None, 0))
     single = not split and not paired and tokenizer.is_fast
     offsets = tuple(tuple((a, b) for a, b in row) for row in whole["offset_mapping"]) if single else None
@@ -93,15 +96,25 @@ def _texts(texts: Any, argument: str) -> tuple[str, tuple[Any, ...], bool, bool]
     if isinstance(texts, Task):
         return texts.name, texts.texts, texts.kind == TOKENS, texts.pairs
     wanted = "a list of texts, such as ['A sentence.'], or a task"
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise InvalidArgument(argument, texts, wanted)
+    if isinstance(texts, str) and texts.endswith(".conllu"):
+        wanted += "; for a file of trees, [sentence.text for sentence in read_conllu(file)]"
+    if isinstance(texts, Mapping) and texts:
+        column = next(iter(texts))
+        wanted += f"; for a mapping of columns, one of them: {argument}[{column!r}]"
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        shown = f"a {type(texts).__name__}" if isinstance(texts, Mapping) else texts
+        raise InvalidArgument(argument, shown, wanted)
     chosen = tuple(texts)
     if not chosen:
-        raise EmptyTask(argument)
+        raise InvalidArgument(argument, "none", f"one or more: {wanted}")
     pairs = [isinstance(text, tuple) and len(text) == 2 and all(isinstance(s, str) for s in text) for text in chosen]
     for index, text in enumerate(chosen):
         if not isinstance(text, str) and not pairs[index]:
-            raise InvalidArgument(f"{argument}[{index}]", text, "a string, or a pair of strings")
+            expected = "a string, or a tuple of two strings"
+            if hasattr(text, "spans"):
+                expected += "; of a Sentence of read_conllu, its .text"
+            shown = text if isinstance(text, tuple | list | int | float) else type(text).__name__
+            raise InvalidArgument(f"{argument}[{index}]", shown, expected)
     if any(pairs) and not all(pairs):
         raise InvalidArgument(argument, "strings and pairs of strings", "all strings, or all pairs")
     digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:4]

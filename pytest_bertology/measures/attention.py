@@ -26,17 +26,18 @@ Sums = npt.NDArray[np.float64]
 
 TARGETS = ("self", "next", "previous", "first", "cls", "sep", "punctuation", "same_token")
 """What a token's attention may go to."""
-_LINEAR = (*(f"to_{target}" for target in TARGETS), "distance")
+_LATER, _UNIFORM = "later", "uniform"
+_LINEAR = (*(f"to_{target}" for target in TARGETS), "distance", _LATER)
 STATISTICS = ("entropy", "cls_entropy", "distance", "confidence", *(f"to_{target}" for target in TARGETS))
 _LACKING = {
     "cls_entropy": "its tokenizer puts no [CLS] there, or the texts were read without",
     "confidence": "the texts hold no token but those that end a sentence",
-    "to_next": "every text is one token long",
+    "to_next": "every text is one token long, or no layer looks ahead",
     "to_previous": "every text is one token long",
     "to_cls": "its tokenizer puts no [CLS] there",
     "to_sep": "its tokenizer puts neither a separator nor an end-of-sentence token there",
     "to_punctuation": "no text holds a token of punctuation",
-    "to_same_token": "no text holds a token twice",
+    "to_same_token": "no text holds a token twice where it can be seen",
 }
 
 
@@ -45,7 +46,7 @@ class AttentionStatistics:
     """Statistics of every head's attention weights A[i, j], of query token i to key token j; natural logarithms.
 
     Each is a mean over query tokens of all texts, padding apart: `to_…`, over those tokens that have such a token in
-    their text; special tokens such as [CLS] and [SEP] are tokens like others.
+    their text (and not behind them, in layers that never look ahead); special tokens such as [CLS] are tokens too.
     """
 
     heads: HeadMap
@@ -54,9 +55,10 @@ class AttentionStatistics:
     """The texts' name."""
     texts: int
     counts: Mapping[str, int]
-    """How many query tokens each statistic is a mean over."""
-    uniform_entropy: float
-    """Entropy of even attention to all tokens of a text: ln n, mean over query tokens."""
+    """How many query tokens each statistic is a mean over (of several stacks: the most)."""
+    uniform_entropy: HeadScores
+    """Entropy of even attention to all tokens that a head can see, the most there can be: ln n, mean over query tokens;
+    ln (i + 1) in layers that were never seen to look ahead."""
     _means: Mapping[str, Sums] = field(repr=False)
 
     @property
@@ -86,7 +88,7 @@ class AttentionStatistics:
 
     @property
     def to_next(self) -> HeadScores:
-        """Attention to the next token, of tokens that have one (a causal model's: 0)."""
+        """Attention to the next token, of tokens that have one; undefined where no layer looks ahead."""
         return self.statistic("to_next")
 
     @property
@@ -116,7 +118,7 @@ class AttentionStatistics:
 
     @property
     def to_same_token(self) -> HeadScores:
-        """Attention to other occurrences of the same token, of tokens that have such."""
+        """Attention to other occurrences of the same token, of tokens that have such (and can see one)."""
         return self.statistic("to_same_token")
 
     def statistic(self, name: str) -> HeadScores:
@@ -143,6 +145,10 @@ class AttentionStatistics:
         """All statistics of one head."""
         return {name: self.statistic(name)[head] for name in self.available}
 
+    def even(self) -> str:
+        """The entropy of even attention, as text; of stacks that differ, each."""
+        return " or ".join(f"{value:.3f}" for value in sorted(set(self.uniform_entropy.values)))
+
     def table(self, k: int | None = None, by: str | None = None) -> str:
         """Every head (or the first `k`) and its statistics, a line each; sorted by one of them, else in order."""
         count = len(self.heads) if k is None else k
@@ -156,7 +162,7 @@ class AttentionStatistics:
         means = {name: self.statistic(name) for name in names}
         lines = [
             f"attention of {self.model} on {self.task}: {self.texts} texts, {self.counts['entropy']} tokens; "
-            f"even attention has an entropy of {self.uniform_entropy:.3f}",
+            f"even attention has an entropy of {self.even()}",
             "  ".join([f"{'head':<{width}}", *columns]),
         ]
         for head in order[:count]:
@@ -199,13 +205,14 @@ def attention_statistics(
     read = read_texts(model, texts)
     known = marks(model)
     stored = computed_once(
-        f"attention statistics 1, {_signature(read, known)}",
+        f"attention statistics 2, {_signature(read, known)}",
         (model, read.encoded, model.mask_in_force(), batching),
         lambda: _measure(model, read, known, batching),
     )
     counts = {name: int(stored["counts"][index]) for index, name in enumerate(STATISTICS)}
     means = {name: stored["means"][index] for index, name in enumerate(STATISTICS)}
-    return AttentionStatistics(model.heads, model.name, read.name, len(read), counts, float(stored["uniform"]), means)
+    uniform = HeadScores(stored["uniform"], model.heads, "entropy of even attention")
+    return AttentionStatistics(model.heads, model.name, read.name, len(read), counts, uniform, means)
 
 
 def _signature(texts: Texts, known: Marks) -> str:
@@ -217,34 +224,34 @@ def _signature(texts: Texts, known: Marks) -> str:
 
 
 def _measure(model: ModelUnderTest, texts: Texts, known: Marks, batching: Batching) -> Arrays:
-    sums = {name: np.zeros(len(model.heads)) for name in STATISTICS}
-    counts = dict.fromkeys(STATISTICS, 0)
-    counted: set[int] = set()
-    lengths = 0.0
+    sums = {name: np.zeros(len(model.heads)) for name in (*STATISTICS, _LATER)}
     features: _Features | None = None
 
     def visit(attended: Attended) -> None:
-        nonlocal features, lengths
+        nonlocal features
         if features is None or features.key != (attended.positions, attended.weights.dtype):
             features = _Features(texts, known, attended)
-        for position in attended.positions:
-            if position not in counted:
-                counted.add(position)
-                ids = np.array(texts.ids(position))
-                lengths += len(ids) * float(np.log(len(ids)))
-                for name, count in _counts(ids, known).items():
-                    counts[name] += count
         for name, found in _reduced(attended.weights, features).items():
             sums[name][attended.heads] += found.double().cpu().numpy()
 
     attend(model, texts, visit, what="attention statistics", batching=batching)
+    both = _counts(texts, known, causal=False), _counts(texts, known, causal=True)
+    ahead = _looks_ahead(model, sums[_LATER])
+    counts = {name: np.where(ahead, both[0][name], both[1][name]) for name in (*STATISTICS, _UNIFORM)}
+    most = {name: int(counts[name].max()) for name in STATISTICS}
     runs = np.concatenate([np.full(site.heads, len(site.taps)) for site in model.sites])
-    means = np.stack([sums[name] / (max(counts[name], 1) * runs) for name in STATISTICS])
+    means = np.stack([sums[name] / (np.maximum(counts[name], 1) * runs) for name in STATISTICS])
     return {
         "means": means,
-        "counts": np.array([counts[name] for name in STATISTICS]),
-        "uniform": np.array(lengths / counts["entropy"]),
+        "counts": np.array([most[name] for name in STATISTICS]),
+        "uniform": counts[_UNIFORM] / counts["entropy"],
     }
+
+
+def _looks_ahead(model: ModelUnderTest, later: Sums) -> npt.NDArray[np.bool_]:
+    """(heads,) whether any head of the layer attended to a later token, ever so little."""
+    ends = np.cumsum([site.heads for site in model.sites])[:-1]
+    return np.concatenate([np.full(len(own), bool((own > 0.0).any())) for own in np.split(later, ends)])
 
 
 class _Features:
@@ -279,7 +286,8 @@ class _Features:
                 maps[..., index] = keys[target][:, None, :]
             else:
                 maps[..., index] = (ids[:, :, None] == ids[:, None, :]) & (offset != 0)
-        maps[..., -1] = offset.abs()
+        maps[..., _LINEAR.index("distance")] = offset.abs()
+        maps[..., _LINEAR.index(_LATER)] = offset > 0
         self.maps = maps.reshape(rows, length * length, len(_LINEAR))
         """(texts, queries · keys, statistics) that are sums of weights."""
 
@@ -300,22 +308,38 @@ def _reduced(weights: Tensor, features: _Features) -> dict[str, Tensor]:
     return found
 
 
-def _counts(ids: npt.NDArray[np.int64], known: Marks) -> dict[str, int]:
-    """How many query tokens of a text have what each statistic is about."""
+def _counts(texts: Texts, known: Marks, *, causal: bool) -> dict[str, float]:
+    """How many query tokens have what each statistic is about, where tokens see later ones or not.
+
+    And under `_UNIFORM` the sum of the logarithms of how many tokens each sees.
+    """
+    totals = dict.fromkeys((*STATISTICS, _UNIFORM), 0.0)
+    for index in range(len(texts)):
+        for name, count in _counts_of(np.array(texts.ids(index)), known, causal).items():
+            totals[name] += count
+    return totals
+
+
+def _counts_of(ids: npt.NDArray[np.int64], known: Marks, causal: bool) -> dict[str, float]:
     n = len(ids)
     _, occurrences = np.unique(ids, return_counts=True)
-    cls = int((ids == known.cls).sum()) if known.cls is not None else 0
+    again = occurrences - 1 if causal else occurrences
+    targets = {
+        "to_cls": ids == known.cls if known.cls is not None else np.zeros(n, dtype=bool),
+        "to_sep": np.isin(ids, known.separators),
+        "to_punctuation": known.punctuation(ids.tolist()),
+    }
+    seen = {name: n - int(found.argmax()) if causal else n for name, found in targets.items() if found.any()}
     return {
         "entropy": n,
-        "cls_entropy": cls,
+        "cls_entropy": int(targets["to_cls"].sum()),
         "distance": n,
         "confidence": int((~np.isin(ids, known.ends)).sum()),
         "to_self": n,
-        "to_next": n - 1,
+        "to_next": 0 if causal else n - 1,
         "to_previous": n - 1,
         "to_first": n,
-        "to_cls": n if cls else 0,
-        "to_sep": n if np.isin(ids, known.separators).any() else 0,
-        "to_punctuation": n if known.punctuation(ids.tolist()).any() else 0,
-        "to_same_token": int(occurrences[occurrences > 1].sum()),
+        "to_same_token": int(again[occurrences > 1].sum()),
+        _UNIFORM: float(np.log(np.arange(1, n + 1)).sum()) if causal else n * float(np.log(n)),
+        **seen,
     }

@@ -47,7 +47,7 @@ class AttentionMaps(Layerwise):
     of layer 2 that token i pays to token j. `maps.head((2, 4))` is one head's, (tokens, tokens) for each text, and
     `maps.tokens` names the tokens. In encoder-decoder models a layer is `maps[2, "cross"]`.
 
-    Nothing is computed before a layer is asked for, under the masks and changes of attention that are in force then; for
+    Nothing is computed before a layer is asked for, under the masks and changes of attention in force then; for
     others the model runs again. All layers are kept if they fit into `limit` bytes together; else the last one asked
     for, and the model runs again for the next. Raises TooMuchMemory, before anything is computed, where a single layer
     does not fit.

@@ -29,7 +29,7 @@ class HiddenStates(Layerwise):
     gives them; `states.tokens` names the tokens. Encoder-decoder models give the encoder's, or with `stack` the
     decoder's, which reads the same texts.
 
-    Nothing is computed before a layer is asked for, under the masks and changes of attention that are in force then; for
+    Nothing is computed before a layer is asked for, under the masks and changes of attention in force then; for
     others the model runs again. All layers are kept if they fit into `limit` bytes together; else the last one asked
     for, and the model runs again for the next. Raises TooMuchMemory, before anything is computed, where a single layer
     does not fit.

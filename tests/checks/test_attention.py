@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from pytest_bertology import CheckFailed, Head, assert_entropy_between, assert_head_attends, attention_statistics
+from pytest_bertology import (
+    CheckFailed,
+    Head,
+    assert_entropy_between,
+    assert_head_attends,
+    attention_statistics,
+    load_model,
+)
 from pytest_bertology.checks.verdicts import hearing
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected, NothingToJudge, UndefinedScore, UnknownHead
-from tests.attending import spelled
+from tests.attending import letters, spelled
+from tests.families import family
 from tests.planted_attention import PREVIOUS, previous_token_model
 
 TEXTS = spelled(8)
@@ -58,11 +68,30 @@ def test_the_verdict_says_what_was_judged(model):
         ({"at_least": float("nan")}, InvalidArgument),
         ({"head": (5, 0)}, UnknownHead),
         ({"texts": ["a b"], "to": "punctuation"}, UndefinedScore),
+        ({"texts": []}, InvalidArgument),
     ],
 )
 def test_arguments_on_which_nothing_could_be_judged_are_refused(model, changed, error):
     with pytest.raises(error):
         assert_head_attends(**{"model": model, "texts": TEXTS, "head": PREVIOUS, **changed})
+
+
+def test_a_masked_head_is_not_judged(model):
+    with model.masked([PREVIOUS]), pytest.raises(NothingToJudge, match=f"{PREVIOUS} is masked"):
+        assert_head_attends(model, TEXTS, PREVIOUS)
+    with model.masked([(0, 0), PREVIOUS]), pytest.raises(NothingToJudge, match="are masked"):
+        assert_entropy_between(model, TEXTS, [(0, 0), PREVIOUS], high=0.5)
+
+
+def test_bounds_on_causal_models_go_by_what_they_can_see():
+    causal = load_model(family("gpt2", "causal-lm"), tokenizer=letters())
+    found = attention_statistics(causal, TEXTS)
+    between = (max(found.uniform_entropy.values) + math.log(20)) / 2
+
+    with pytest.raises(NothingToJudge):
+        assert_entropy_between(causal, TEXTS, high=between)
+    with pytest.raises(InvalidArgument, match="low"):
+        assert_entropy_between(causal, TEXTS, low=between)
 
 
 def test_a_sharp_head_has_little_entropy(model):

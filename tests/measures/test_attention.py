@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_bertology import Batching, Head, ResultStore, attention_statistics, load_model, load_task, using_store
-from pytest_bertology.errors import CannotMeasure, EmptyTask, InvalidArgument, NonFinite, UndefinedScore
+from pytest_bertology.errors import CannotMeasure, InvalidArgument, MalformedData, NonFinite, UndefinedScore
 from pytest_bertology.measures.attention import STATISTICS
 from tests.attending import PUNCTUATION, VOCABULARY, eager_attentions, ids_of, letters, spelled
 from tests.families import family, few, redraw
@@ -33,8 +33,11 @@ def _nothing_stored():
         yield
 
 
-def by_numpy(attentions, ids):
-    """Every statistic, (layers · heads,), from maps of each text and layer; a mean over query tokens."""
+def by_numpy(attentions, ids, causal=False):
+    """Every statistic, (layers · heads,), from maps of each text and layer; a mean over query tokens.
+
+    Where tokens see no later ones, over those that have such a token before them, or are one.
+    """
     sums = dict.fromkeys(STATISTICS, 0.0)
     counts = dict.fromkeys(STATISTICS, 0)
 
@@ -57,7 +60,7 @@ def by_numpy(attentions, ids):
         }
         for i in range(n):
             for name, keys in targets.items():
-                at = keys(i)
+                at = [j for j in keys(i) if j <= i or not causal]
                 if at:
                     add(name, layers, i, lambda row, at=tuple(at): row[:, list(at)].sum(axis=1))
             entropy = lambda row: -np.where(row > 0, row * np.log(np.where(row > 0, row, 1.0)), 0.0).sum(axis=1)  # noqa: E731
@@ -83,13 +86,18 @@ def assert_equal(found, expected, counts, tolerance=1e-6):
 def test_statistics_are_those_of_eager_attention(name, tokens, side):
     model = family(name, "causal-lm" if name in ("gpt2", "llama") else "masked-lm", dtype=torch.float64)
     assert model.config._attn_implementation == "sdpa"
-    expected = by_numpy(eager_attentions(model, letters(), TEXTS), ids_of(letters(), TEXTS))
+    causal = name in ("gpt2", "llama")
+    expected = by_numpy(eager_attentions(model, letters(), TEXTS), ids_of(letters(), TEXTS), causal)
 
     found = attention_statistics(
         load_model(model, tokenizer=letters()), TEXTS, batching=Batching(tokens=tokens, padding_side=side)
     )
 
     assert_equal(found, *expected)
+    even = sum(
+        math.log(i + 1 if causal else len(ids)) for ids in ids_of(letters(), TEXTS) for i in range(len(ids))
+    ) / sum(map(len, ids_of(letters(), TEXTS)))
+    assert np.allclose(found.uniform_entropy.values, even)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -114,7 +122,7 @@ def test_models_that_attend_by_functions_of_their_own(kind, side):
     sizes |= {"hidden_size": 24, "n_embd": 24, "rotary_dim": 4, "n_positions": 40}
     config = getattr(transformers, f"{prefix}Config")(**SIZES, **sizes)
     model = redraw(getattr(transformers, f"{prefix}ForCausalLM")(config), 0).double().eval()
-    expected = by_numpy(eager_attentions(model, letters(), TEXTS), ids_of(letters(), TEXTS))
+    expected = by_numpy(eager_attentions(model, letters(), TEXTS), ids_of(letters(), TEXTS), causal=True)
 
     found = attention_statistics(
         load_model(model, tokenizer=letters()), TEXTS, batching=Batching(tokens=64, padding_side=side)
@@ -145,7 +153,9 @@ def test_encoder_decoders_read_each_text_on_both_sides(kind):
 
     for stack, field in (("encoder", "encoder"), ("decoder", "decoder"), ("cross", "cross")):
         expected, _ = by_numpy(
-            eager_attentions(model, letters(), TEXTS, f"{field}_attentions"), ids_of(letters(), TEXTS)
+            eager_attentions(model, letters(), TEXTS, f"{field}_attentions"),
+            ids_of(letters(), TEXTS),
+            causal=stack == "decoder",
         )
         at = [index for index, head in enumerate(under_test.heads) if head.stack == stack]
         for name, values in expected.items():
@@ -197,7 +207,7 @@ def test_entropies_lie_between_none_and_that_of_even_attention(texts):
     found = attention_statistics(model, [" ".join(text) for text in texts])
 
     assert found.entropy.values.min() >= 0.0
-    assert found.entropy.values.max() <= found.uniform_entropy + 1e-6
+    assert (found.entropy.values <= found.uniform_entropy.values + 1e-6).all()
     for name in found.available:
         if name.startswith("to_") or name == "confidence":
             assert -1e-9 <= found.statistic(name).values.min() <= found.statistic(name).values.max() <= 1 + 1e-6, name
@@ -225,7 +235,7 @@ def test_even_attention_has_the_entropy_of_its_length():
     found = attention_statistics(load_model(model, tokenizer=letters()), texts)
 
     assert np.allclose(found.entropy.values, (5 * math.log(5) + 8 * math.log(8)) / 13, atol=1e-6)
-    assert found.uniform_entropy == pytest.approx((5 * math.log(5) + 8 * math.log(8)) / 13)
+    assert np.allclose(found.uniform_entropy.values, (5 * math.log(5) + 8 * math.log(8)) / 13)
     assert np.allclose(found.to_self.values, 2 / 13, atol=1e-6)
 
 
@@ -267,7 +277,15 @@ def test_what_no_token_attends_to_is_undefined():
     assert "punctuation" not in found.table()
 
 
-@pytest.mark.parametrize("wrong", ["a text", 7, [3], ["a", ("b", "c")], [b"a"]])
+def test_a_causal_model_has_no_next_token_to_look_at():
+    found = attention_statistics(load_model(family("gpt2", "causal-lm"), tokenizer=letters()), TEXTS)
+
+    with pytest.raises(UndefinedScore, match="no layer looks ahead"):
+        _ = found.to_next
+    assert (found.entropy.values < found.uniform_entropy.values).all()
+
+
+@pytest.mark.parametrize("wrong", ["a text", 7, [3], ["a", ("b", "c")], [b"a"], [], {"text": ["a"]}, ["a", ["b", "c"]]])
 def test_what_is_no_list_of_texts_is_refused(wrong):
     model = load_model(family("bert"), tokenizer=letters())
 
@@ -275,9 +293,19 @@ def test_what_is_no_list_of_texts_is_refused(wrong):
         attention_statistics(model, wrong)
 
 
-def test_no_texts_are_refused():
-    with pytest.raises(EmptyTask):
-        attention_statistics(load_model(family("bert"), tokenizer=letters()), [])
+@pytest.mark.parametrize("empty", ["", "   "])
+def test_texts_without_tokens_of_their_own_are_refused(empty):
+    with pytest.raises(MalformedData, match="text 1 has no tokens of its own"):
+        attention_statistics(load_model(family("bert"), tokenizer=letters()), ["a b", empty])
+
+
+def test_what_was_meant_is_said():
+    model = load_model(family("bert"), tokenizer=letters())
+
+    with pytest.raises(InvalidArgument, match=r"one of them: texts\['text'\]"):
+        attention_statistics(model, {"text": ["a"]})
+    with pytest.raises(InvalidArgument, match=r"read_conllu\(file\)"):
+        attention_statistics(model, "dev.conllu")
 
 
 def test_unknown_statistics_are_refused():
