@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch, Batching
 from pytest_bertology.engine.encoding import READ, Encoded, Example, lengths, max_length
-from pytest_bertology.errors import BertologyWarning, CannotMeasure, InvalidArgument, MalformedData
+from pytest_bertology.errors import BertologyWarning, CannotMeasure, EmptyTask, InvalidArgument, MalformedData
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts
 from pytest_bertology.tasks.metrics import TOKENS
@@ -54,7 +54,7 @@ class Texts:
 def read_texts(model: ModelUnderTest, texts: TextsLike, *, argument: str = "texts") -> Texts:
     """Tokenize texts for a model, cut to the longest it can read (with a BertologyWarning).
 
-    Raises NoTokenizer; InvalidArgument for no texts, or what is none; MalformedData for a text of no tokens of its own;
+    Raises NoTokenizer; EmptyTask without texts; InvalidArgument for what is none; MalformedData for a text of no tokens of its own;
     CannotMeasure for a model that reads no texts.
     """
     name, chosen, split, paired = _texts(texts, argument)
@@ -106,7 +106,7 @@ def _texts(texts: Any, argument: str) -> tuple[str, tuple[Any, ...], bool, bool]
         raise InvalidArgument(argument, shown, wanted)
     chosen = tuple(texts)
     if not chosen:
-        raise InvalidArgument(argument, "none", f"one or more: {wanted}")
+        raise EmptyTask(f"{argument}=[]", f"Give {wanted}.")
     pairs = [isinstance(text, tuple) and len(text) == 2 and all(isinstance(s, str) for s in text) for text in chosen]
     for index, text in enumerate(chosen):
         if not isinstance(text, str) and not pairs[index]:

@@ -41,11 +41,9 @@ class MissingColumn(BertologyError, LookupError):
 class EmptyTask(BertologyError, ValueError):
     """A task without examples: every check on it would be green."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, advice: str = "Check the file, split and columns.") -> None:
         self.source = source
-        super().__init__(
-            f"{source} holds no examples: a check on it could never fail. Check the file, split and columns."
-        )
+        super().__init__(f"{source} holds no examples: a check on it could never fail. {advice}")
 
 
 class SingleClass(BertologyError, ValueError):

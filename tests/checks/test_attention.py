@@ -15,7 +15,14 @@ from pytest_bertology import (
     load_model,
 )
 from pytest_bertology.checks.verdicts import hearing
-from pytest_bertology.errors import InvalidArgument, NoHeadSelected, NothingToJudge, UndefinedScore, UnknownHead
+from pytest_bertology.errors import (
+    EmptyTask,
+    InvalidArgument,
+    NoHeadSelected,
+    NothingToJudge,
+    UndefinedScore,
+    UnknownHead,
+)
 from tests.attending import letters, spelled
 from tests.families import family
 from tests.planted_attention import PREVIOUS, previous_token_model
@@ -68,7 +75,7 @@ def test_the_verdict_says_what_was_judged(model):
         ({"at_least": float("nan")}, InvalidArgument),
         ({"head": (5, 0)}, UnknownHead),
         ({"texts": ["a b"], "to": "punctuation"}, UndefinedScore),
-        ({"texts": []}, InvalidArgument),
+        ({"texts": []}, EmptyTask),
     ],
 )
 def test_arguments_on_which_nothing_could_be_judged_are_refused(model, changed, error):

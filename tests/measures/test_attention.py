@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_bertology import Batching, Head, ResultStore, attention_statistics, load_model, load_task, using_store
-from pytest_bertology.errors import CannotMeasure, InvalidArgument, MalformedData, NonFinite, UndefinedScore
+from pytest_bertology.errors import CannotMeasure, EmptyTask, InvalidArgument, MalformedData, NonFinite, UndefinedScore
 from pytest_bertology.measures.attention import STATISTICS
 from tests.attending import PUNCTUATION, VOCABULARY, eager_attentions, ids_of, letters, spelled
 from tests.families import family, few, redraw
@@ -285,7 +285,7 @@ def test_a_causal_model_has_no_next_token_to_look_at():
     assert (found.entropy.values < found.uniform_entropy.values).all()
 
 
-@pytest.mark.parametrize("wrong", ["a text", 7, [3], ["a", ("b", "c")], [b"a"], [], {"text": ["a"]}, ["a", ["b", "c"]]])
+@pytest.mark.parametrize("wrong", ["a text", 7, [3], ["a", ("b", "c")], [b"a"], {"text": ["a"]}, ["a", ["b", "c"]]])
 def test_what_is_no_list_of_texts_is_refused(wrong):
     model = load_model(family("bert"), tokenizer=letters())
 
@@ -301,6 +301,9 @@ def test_texts_without_tokens_of_their_own_are_refused(empty):
 
 def test_what_was_meant_is_said():
     model = load_model(family("bert"), tokenizer=letters())
+
+    with pytest.raises(EmptyTask, match=r"Give a list of texts"):
+        attention_statistics(model, [])
 
     with pytest.raises(InvalidArgument, match=r"one of them: texts\['text'\]"):
         attention_statistics(model, {"text": ["a"]})
