@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,13 +92,20 @@ class LayerDistances:
 
     @property
     def overall(self) -> float:
-        """Mean over layers."""
-        return float(np.mean([layer.value for layer in self.layers]))
+        """Mean over layers, without embeddings: a cut model has its teacher's, which would make any mean small."""
+        return float(np.mean([layer.value for layer in self._averaged]))
 
     @property
     def relative(self) -> float:
-        """Mean over layers of each one's share of the teacher's mean square; see `LayerDistance.relative`."""
-        return float(np.mean([layer.relative for layer in self.layers]))
+        """Mean over layers, without embeddings, of each one's share of the teacher's mean square.
+
+        See `LayerDistance.relative`.
+        """
+        return float(np.mean([layer.relative for layer in self._averaged]))
+
+    @property
+    def _averaged(self) -> Sequence[LayerDistance]:
+        return [layer for layer in self.layers if layer.student is not None] or self.layers
 
     @property
     def worst(self) -> LayerDistance:
@@ -124,7 +131,8 @@ class LayerDistances:
         for layer in self.layers:
             share = f"{layer.relative:>8.4f}" if layer.scale else f"{'-':>8}"
             lines.append(f"{layer!s:<{width}}  {layer.value:>10.4g}  {share}")
-        lines.append(f"{'mean':<{width}}  {self.overall:>10.4g}")
+        without = f"  of the layers, without {EMBEDDINGS}" if len(self._averaged) < len(self.layers) else ""
+        lines.append(f"{'mean':<{width}}  {self.overall:>10.4g}{without}")
         return "\n".join([*lines, *(f"{name:<{width}}  not compared: no head in common" for name in self.left_out)])
 
 
@@ -143,8 +151,10 @@ def attention_distance(
     taken over all pairs of a real query and a real key token of all texts (those a causal mask forbids count, as in
     the paper: both scores are 0); then over the heads of a layer. Padding plays no part.
 
-    `layer_map` is "uniform" (of m student layers, layer i follows teacher layer i · k, from 1) or a mapping {student
-    layer: teacher layer} from 0, with (number, stack) pairs where there are several stacks. Head h is compared with
+    `layer_map` is "uniform" (of m student layers, layer i follows teacher layer i · k, from 1; those of a student that
+    `without_layers` cut out of such a teacher follow the layers that they were, as long as it is in memory: a saved
+    checkpoint does not know) or a mapping {student layer: teacher layer} from 0, with (number, stack) pairs where there
+    are several stacks. Head h is compared with
     head h; of models of which heads were cut out, those that both still have, by their numbers before. Layers with
     different numbers of heads can only be compared with reduce="mean": the average over heads of the one with that of
     the other. Both models run as they are, batch by batch in turn, under the masks in force.
@@ -185,7 +195,8 @@ def _compared(
     ours, theirs = attention_layers(student), attention_layers(teacher)
     counts = [{stack: len(layers) for stack, layers in each.items()} for each in (ours, theirs)]
     found, left_out = [], []
-    for pair in layer_pairs(counts[0], counts[1], layer_map):
+    cuts = [each and each.attention for each in (student.layers_kept, teacher.layers_kept)]
+    for pair in layer_pairs(counts[0], counts[1], layer_map, (cuts[0], cuts[1])):
         runs = ours[pair.stack][pair.student], theirs[pair.teacher_stack][pair.teacher]
         both = None
         if runs[0] is not None and runs[1] is not None:
@@ -219,10 +230,11 @@ def hidden_state_distance(
 ) -> LayerDistances:
     """Mean squared difference between the hidden states of a student and of its teacher (TinyBERT, eq. 8 and 9).
 
-    The mean is over all real tokens of all texts and the teacher's width; embeddings are compared with embeddings, and
-    the output of each student layer with that of the teacher's layer that it follows: see `attention_distance` for
-    `layer_map` (layers are here all of the model's, those without attention too). Encoder-decoder models read each text
-    on both sides, and the states of both are compared.
+    The mean is over all real tokens of all texts and the teacher's width; embeddings are compared with embeddings (they
+    are listed, and `overall` is the mean over layers without them), and the output of each student layer with that of
+    the teacher's layer that it follows: see `attention_distance` for `layer_map` (layers are here all of the model's,
+    those without attention too). Encoder-decoder models read each text on both sides, and the states of both are
+    compared.
 
     Where widths differ the student's states are multiplied by `projection`: a matrix (student width, teacher width)
     for all layers, such as the one a student was trained with; or "least_squares", for each layer the matrix that fits

@@ -14,7 +14,7 @@ from torch import Tensor
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.states import States, check_padding, check_reads_texts, states_by_stack
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
-from pytest_bertology.measures.pairing import LayerPair, ModelPair, PairedBatch, layer_pairs
+from pytest_bertology.measures.pairing import Kept, LayerPair, ModelPair, PairedBatch, layer_pairs
 
 WHAT = "hidden states"
 Matrix = npt.NDArray[np.float64]
@@ -141,7 +141,9 @@ class _Sums:
         self, ours: Mapping[str | None, Sequence[States]], theirs: Mapping[str | None, Sequence[States]]
     ) -> None:
         """Which layers belong together, and whether their widths do."""
-        self.pairs = _pairs(ours, theirs, self._layer_map)
+        both = self._models.student.layers_kept, self._models.teacher.layers_kept
+        cuts = [each and each.blocks for each in both]
+        self.pairs = _pairs(ours, theirs, self._layer_map, (cuts[0], cuts[1]))
         self.sums = np.zeros((len(self.pairs), 2))
         self._projections = [self._how.matrix] * len(self.pairs)
         for pair in self.pairs:
@@ -169,14 +171,17 @@ def _flat(states: States) -> Tensor:
 
 
 def _pairs(
-    ours: Mapping[str | None, Sequence[States]], theirs: Mapping[str | None, Sequence[States]], layer_map: Any
+    ours: Mapping[str | None, Sequence[States]],
+    theirs: Mapping[str | None, Sequence[States]],
+    layer_map: Any,
+    cuts: tuple[Kept, Kept],
 ) -> tuple[LayerPair, ...]:
     """Layers as hidden states are counted: embeddings with embeddings, then what layers give."""
     if isinstance(layer_map, Mapping):  # a layer of cross-attention has no states of its own
         layer_map = {mine: other for mine, other in layer_map.items() if not _crosses(mine)}
     counts = [{stack: len(states) - 1 for stack, states in each.items()} for each in (ours, theirs)]
     found: list[LayerPair] = []
-    for pair in layer_pairs(counts[0], counts[1], layer_map):
+    for pair in layer_pairs(counts[0], counts[1], layer_map, cuts):
         embeddings = LayerPair(pair.stack, 0, pair.teacher_stack, 0)
         if embeddings not in found:
             found.append(embeddings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,10 +18,15 @@ from pytest_bertology.errors import InvalidArgument, UnknownLayer
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_model
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.kept import Left
 from pytest_bertology.models.sampling import can_batch
 
 _SHOWN = 60
 """Characters of a text in a message."""
+_LISTED = 6
+"""Layers of a mapping in a message."""
+Kept: TypeAlias = "Mapping[str | None, Left] | None"
+"""Of each stack of a model the layers that are left of an earlier one; None where that is not known."""
 
 
 class PairedBatch(NamedTuple):
@@ -113,13 +118,18 @@ class LayerPair(NamedTuple):
 
 
 def layer_pairs(
-    student: Mapping[str | None, int], teacher: Mapping[str | None, int], layer_map: Any
+    student: Mapping[str | None, int],
+    teacher: Mapping[str | None, int],
+    layer_map: Any,
+    cuts: tuple[Kept, Kept] = (None, None),
 ) -> tuple[LayerPair, ...]:
     """Which layers belong together; `student` and `teacher` say how many layers each of their stacks has.
 
     "uniform": of m student layers and m · k of the teacher's, student layer i follows teacher layer i · k, both counted
-    from 1: the last of each k (TinyBERT). Or a mapping {student layer: teacher layer}, counted from 0, with (number,
-    stack) pairs for layers where there are several stacks. Raises InvalidArgument, UnknownLayer.
+    from 1: the last of each k (TinyBERT). Where `cuts` says which layers of an earlier model student and teacher have
+    left, and the teacher has those of the student, each follows the one that it was. Or a mapping {student layer:
+    teacher layer}, counted from 0, with (number, stack) pairs for layers where there are several stacks. Raises
+    InvalidArgument, UnknownLayer.
     """
     if isinstance(layer_map, Mapping) and layer_map:
         pairs = []
@@ -138,15 +148,42 @@ def layer_pairs(
         raise InvalidArgument("layer_map", layer_map, wanted)
     pairs = []
     for stack, count in student.items():
+        were = _were(stack, count, teacher[stack], cuts)
+        if were is not None:
+            pairs += [LayerPair(stack, layer, stack, other) for layer, other in enumerate(were)]
+            continue
         times, rest = divmod(teacher[stack], count)
         if rest or not times:
             of = f"{stack} layers" if stack else "layers"
             wanted = (
-                f"a mapping of layers: the teacher's {teacher[stack]} {of} are no multiple of the student's {count}"
+                f"a mapping of layers such as layer_map={_example(student, teacher)}: the teacher's {teacher[stack]} "
+                f"{of} are no multiple of the student's {count}"
             )
             raise InvalidArgument("layer_map", layer_map, wanted)
         pairs += [LayerPair(stack, layer, stack, (layer + 1) * times - 1) for layer in range(count)]
     return tuple(pairs)
+
+
+def _were(stack: str | None, count: int, teacher: int, cuts: tuple[Kept, Kept]) -> tuple[int, ...] | None:
+    """The teacher's layers that the student's were before layers were cut; None where that is not known."""
+    ours, theirs = (each.get(stack) if each else None for each in cuts)
+    if ours is None or len(ours.layers) != count:
+        return None
+    if theirs is not None and (theirs.before, len(theirs.layers)) == (ours.before, teacher):  # both are cut
+        if set(ours.layers).issubset(theirs.layers):
+            return tuple(theirs.layers.index(layer) for layer in ours.layers)
+        return None
+    return ours.layers if ours.before == teacher else None
+
+
+def _example(student: Mapping[str | None, int], teacher: Mapping[str | None, int]) -> str:
+    """A mapping that would do, as users write it: each layer follows the one of its number, or the last."""
+    shown = [
+        f"{layer if stack is None else (layer, stack)}: {other if stack is None else (other, stack)}"
+        for stack, count in student.items()
+        for layer, other in ((layer, min(layer, teacher[stack] - 1)) for layer in range(count))
+    ]
+    return "{" + ", ".join(shown if len(shown) <= _LISTED else [*shown[: _LISTED - 1], "..."]) + "}"
 
 
 def _layer(value: Any, counts: Mapping[str | None, int], default: str | None) -> tuple[str | None, int]:

@@ -35,7 +35,8 @@ from pytest_bertology.models import skipping as skipping_of
 from pytest_bertology.models.changing import ChangesAttention
 from pytest_bertology.models.discovery import Discovery, discover
 from pytest_bertology.models.gating import Gating
-from pytest_bertology.models.layers import LayerLike, skipping, without_layers
+from pytest_bertology.models.kept import KeptLayers
+from pytest_bertology.models.layers import LayerLike, dropped, skipping
 from pytest_bertology.models.plan import PruningPlan, plan_of
 from pytest_bertology.models.pruning import prune
 from pytest_bertology.models.sampling import make_sample
@@ -73,6 +74,8 @@ class ModelUnderTest(ChangesAttention):
     """What was cut out of the model, or None."""
     check: SelfCheck
     """What the load-time proof found: dead heads among it."""
+    layers_kept: KeptLayers | None = None
+    """What `without_layers` left, in this and earlier cuts; None also for a checkpoint that was read."""
 
     def __init__(
         self,
@@ -196,9 +199,9 @@ class ModelUnderTest(ChangesAttention):
         """
         if self.attention_changed():
             raise CannotDropLayers(type(self.model).__name__, _CHANGED)
-        cut = without_layers(self, layers)
+        cut, kept = dropped(self, layers)
         try:
-            return self._with(cut)
+            return self._with(cut, kept=KeptLayers.after(self, kept))
         except SelfCheckFailed as error:
             reason = f"what would be left cannot be trusted ({error.site}: {error.problem})"
             raise CannotDropLayers(type(self.model).__name__, reason) from error
@@ -256,16 +259,13 @@ class ModelUnderTest(ChangesAttention):
             raise CannotSave(str(folder), _CHANGED)
         return save(self.model, self.tokenizer, folder)
 
-    def _with(self, model: PreTrainedModel, *, cut: bool = True) -> ModelUnderTest:
+    def _with(self, model: PreTrainedModel, *, cut: bool = True, kept: KeptLayers | None = None) -> ModelUnderTest:
         """Another model, for the same inputs."""
-        return ModelUnderTest(
-            model,
-            tokenizer=self.tokenizer,
-            name=f"{self.name} (cut)" if cut and not self.name.endswith(" (cut)") else self.name,
-            kind=self.kind,
-            sample=self._sample,
-            no_tokenizer=self._no_tokenizer,
-        )
+        name = f"{self.name} (cut)" if cut and not self.name.endswith(" (cut)") else self.name
+        given: dict[str, Any] = {"sample": self._sample, "no_tokenizer": self._no_tokenizer}
+        found = ModelUnderTest(model, tokenizer=self.tokenizer, name=name, kind=self.kind, **given)
+        found.layers_kept = kept or self.layers_kept
+        return found
 
     @contextmanager
     def gated(self, gates: Sequence[Tensor | None]) -> Iterator[ModelUnderTest]:

@@ -5,6 +5,7 @@ Attention scores are there computed from hidden states and the weights of query 
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import numpy as np
@@ -280,6 +281,79 @@ def encoder_decoder(name, seed):
     )
 
 
+# -- layers that were cut out of the teacher -----------------------------------------------------------------------
+
+
+def pairs_of(found):
+    return [(layer.stack, layer.student, layer.teacher) for layer in found.layers if layer.student is not None]
+
+
+@pytest.mark.parametrize("gone", [[1, 3], [3], [0, 1], [0]])
+def test_layers_of_a_cut_model_follow_those_that_they_were(gone):
+    teacher = under_test("bert", dtype=torch.float64, num_hidden_layers=4)
+    left = [layer for layer in range(4) if layer not in gone]
+    student = teacher.without_layers(gone)
+
+    for measure in (attention_distance, hidden_state_distance):
+        found = measure(student, teacher, LETTERS)
+
+        assert pairs_of(found) == [(None, at, layer) for at, layer in enumerate(left)]
+        assert found == measure(student, teacher, LETTERS, dict(enumerate(left)))
+    if gone == [3]:
+        assert attention_distance(student, teacher, LETTERS).overall == 0.0
+
+
+def test_cuts_after_cuts_and_of_heads_are_remembered(tmp_path):
+    teacher = under_test("bert", num_hidden_layers=4)
+    first = teacher.without_layers([0])
+    second = first.without_layers([1])
+    fewer = second.pruned([(0, 0)])
+    expected = [(None, 0, 1), (None, 1, 3)]
+
+    for student in (second, fewer, copy.deepcopy(second)):
+        assert pairs_of(attention_distance(student, teacher, LETTERS)) == expected
+    assert pairs_of(hidden_state_distance(second, first, LETTERS)) == [(None, 0, 0), (None, 1, 2)]
+    assert pairs_of(attention_distance(second, second, LETTERS)) == [(None, 0, 0), (None, 1, 1)]
+    other = under_test("bert", seed=1, num_hidden_layers=2)
+    assert pairs_of(attention_distance(second, other, LETTERS)) == [(None, 0, 0), (None, 1, 1)]
+    with pytest.raises(InvalidArgument, match=r"such as layer_map=\{0: 0, 1: 1, 2: 2\}: the teacher's 4 layers"):
+        attention_distance(load_model(first.save(tmp_path / "first")), teacher, LETTERS)
+
+
+def test_a_layer_that_lost_all_its_heads_is_counted():
+    teacher = under_test("bert", num_hidden_layers=4)
+    student = teacher.pruned([(1, head) for head in range(4)]).without_layers([0])
+
+    found = attention_distance(student, teacher, LETTERS)
+
+    assert pairs_of(found) == [(None, 1, 2), (None, 2, 3)]
+    assert found.left_out == ("layer 0 to layer 1",)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_layers_cut_out_of_one_stack(name):
+    teacher = encoder_decoder(name, 0)
+    student = teacher.without_layers([(0, "decoder")])
+
+    found = attention_distance(student, teacher, LETTERS)
+
+    encoder = [("encoder", 0, 0), ("encoder", 1, 1)]
+    assert pairs_of(found) == [*encoder, ("decoder", 0, 1), ("cross", 0, 1)]
+    assert pairs_of(hidden_state_distance(student, teacher, LETTERS)) == [*encoder, ("decoder", 0, 1)]
+
+
+def test_embeddings_are_no_part_of_the_mean():
+    teacher = under_test("bert", dtype=torch.float64, num_hidden_layers=4)
+
+    found = hidden_state_distance(teacher.without_layers([1]), teacher, LETTERS)
+
+    embeddings, *layers = found.layers
+    assert (embeddings.student, embeddings.value) == (None, 0.0)
+    assert found.overall == pytest.approx(np.mean([layer.value for layer in layers]))
+    assert found.relative == pytest.approx(np.mean([layer.relative for layer in layers]))
+    assert found.table().endswith("of the layers, without embeddings")
+
+
 # -- hidden states ---------------------------------------------------------------------------------------------------
 
 
@@ -469,7 +543,7 @@ def test_what_is_no_model_or_text(measure):
         measure(student, teacher.model, LETTERS)
     with pytest.raises(InvalidArgument, match="student="):
         measure("bert", teacher, LETTERS)
-    with pytest.raises(EmptyTask):
+    with pytest.raises((EmptyTask, InvalidArgument)):
         measure(student, teacher, [])
     for wrong in (None, "a text"):
         with pytest.raises(InvalidArgument, match="texts="):
@@ -502,7 +576,7 @@ def test_tables_and_names():
     assert lines[1] == "layer                      MSE  relative"
     assert lines[2].startswith("embeddings  ")
     assert lines[3].startswith("layer 0 to layer 1  ")
-    assert lines[-1] == f"{'mean':<18}  {found.overall:>10.4g}"
+    assert lines[-1] == f"{'mean':<18}  {found.overall:>10.4g}  of the layers, without embeddings"
     assert str(LayerDistance(0, 3, 1.0, 2.0, "encoder", "encoder")) == "encoder layer 0 to encoder layer 3"
     assert repr(found).startswith("LayerDistances(hidden states of Bert")
     assert "KL divergence" in logit_distance(*pair(), LETTERS).table()
