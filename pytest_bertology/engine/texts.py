@@ -54,8 +54,8 @@ class Texts:
 def read_texts(model: ModelUnderTest, texts: TextsLike, *, argument: str = "texts") -> Texts:
     """Tokenize texts for a model, cut to the longest it can read (with a BertologyWarning).
 
-    Raises NoTokenizer; EmptyTask without texts; InvalidArgument for what is none; MalformedData for a text of no tokens of its own;
-    CannotMeasure for a model that reads no texts.
+    Raises NoTokenizer; EmptyTask without texts; InvalidArgument for what is none; MalformedData for a text of no tokens
+    of its own; CannotMeasure for a model that reads no texts.
     """
     name, chosen, split, paired = _texts(texts, argument)
     if not accepts(model.model, "input_ids"):
