@@ -17,9 +17,13 @@ def does_not_follow(
 ) -> str:
     """The failure page: what was missed first, then every number that was asked for, layer by layer."""
     missed = [bound for bound in bounds if not bound.kept]
-    title = f"{student.name} does not follow its teacher {teacher.name}: " + " and ".join(
-        f"its {bound.what} is {'below' if bound.least else 'above'} what is required" for bound in missed
+    first, more = missed[0], len(missed) - 1
+    title = (
+        f"{student.name} does not follow its teacher {teacher.name}: its {first.what} is "
+        f"{'below' if first.least else 'above'} what is required"
     )
+    if more:
+        title += ", and one more bound fails" if more == 1 else f", and {more} more bounds fail"
     rows = {
         "student": f"{student.name} ({student.heads.describe()}, {student.dtype} on {student.device})",
         "teacher": f"{teacher.name} ({teacher.heads.describe()}, {teacher.dtype} on {teacher.device})",

@@ -89,13 +89,13 @@ def assert_student_follows(
     """Assert that a student is near its teacher (TinyBERT), by at least one bound; return what was measured.
 
     `attention` bounds `attention_distance` and `hidden` bounds `hidden_state_distance`: mean squared differences, mean
-    over layers, or with `relative` each layer's as a share of the teacher's mean square. `logits` bounds the KL
-    divergence that `logit_distance` gives at `temperature`, in nats. `score` is the least share of the teacher's score
-    that the student must have on a task, which `texts` then is. `layer_map`, `reduce` and `projection` are those of
-    the distances. Masks in force around the call act on both models.
+    over layers (embeddings are none), or with `relative` each layer's as a share of the teacher's mean square. `logits`
+    bounds the KL divergence that `logit_distance` gives at `temperature`, in nats. `score` is the least share of the
+    teacher's score that the student must have on a task, which `texts` then is. `layer_map`, `reduce` and `projection`
+    are those of the distances. Masks in force around the call act on both models.
 
-    Raises CheckFailed (an AssertionError) with every layer's distance; InvalidArgument for no bound, or one on which it
-    could not fail, NothingToJudge for a model and itself; and what the distances raise.
+    Raises CheckFailed (an AssertionError) with every layer's distance; InvalidArgument for a bound on which it could
+    not fail or hold, NothingToJudge for no bound, or a model and itself; and what the distances raise.
     """
     __tracebackhide__ = True
     check_models(student, teacher)
@@ -147,15 +147,18 @@ def _check_bounds(
     if student is teacher:
         raise NothingToJudge("the student is its own teacher", "Load the two models.")
     if score is None and all(bound is None for bound in most.values()):
-        wanted = "a bound: attention=, hidden=, logits= (at most) or score= (at least)"
-        raise InvalidArgument("attention", None, wanted)
+        advice = "Give at least one of attention=, hidden=, logits= (at most) and score= (at least)."
+        raise NothingToJudge("assert_student_follows is given no bound", advice)
     for name, bound in most.items():
         if bound is not None and not (_number(bound) and 0.0 <= bound < math.inf):
             raise InvalidArgument(name, bound, "the greatest distance allowed, a number from 0")
     if score is None:
         return
-    if not _number(score) or not 0.0 < score < math.inf:
-        raise InvalidArgument("score", score, "a share of the teacher's score above 0, such as 0.97")
+    if not _number(score) or not 0.0 < score <= 1.0:
+        meant = f"; did you mean {score / 100:g}?" if _number(score) and 2.0 <= score <= 100.0 else ""
+        raise InvalidArgument(
+            "score", score, f"a share of the teacher's score above 0 and up to 1, such as 0.97{meant}"
+        )
     if not isinstance(texts, Task):
         raise InvalidArgument("texts", type(texts).__name__, "a task, which score= judges both models on")
 
@@ -173,7 +176,7 @@ def _verdict(student: ModelUnderTest, teacher: ModelUnderTest, found: StudentDis
         passed=not missed,
         observed=shown.observed,
         required=f"{'>=' if shown.least else '<='} {shown.required:g}",
-        judged=shown.what,
+        judged=shown.what + (f" (and {len(missed) - 1} more)" if len(missed) > 1 else ""),
         model=student.name,
         task=measured[0].task.name if isinstance(measured, tuple) else measured.task,
         details={**{bound.what: bound.observed for bound in bounds}, "teacher": teacher.name},

@@ -136,30 +136,49 @@ def test_a_student_of_the_lower_layers_follows_in_attention_and_not_in_what_it_p
     task = load_task(assets / "data" / "sst2" / "dev.tsv").subset(range(60))
     student = teacher.without_layers([3, 4, 5])
 
-    found = assert_student_follows(student, teacher, task, attention=1e-9, hidden=1e-9, layer_map={0: 0, 1: 1, 2: 2})
+    found = assert_student_follows(student, teacher, task, attention=1e-9, hidden=1e-9)
 
     assert len(found.hidden.layers) == 4
     with pytest.raises(CheckFailed, match="its KL divergence is above"):
         assert_student_follows(student, teacher, task, logits=0.1)
     with pytest.raises(CheckFailed, match="layer 2 to layer 5"):
-        assert_student_follows(student, teacher, task, hidden=0.1)
+        assert_student_follows(student, teacher, task, hidden=0.1, layer_map={0: 1, 1: 3, 2: 5})
 
 
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
-        ({}, "attention=None"),
         ({"attention": -1.0}, "attention"),
         ({"hidden": float("inf")}, "hidden"),
         ({"logits": "1"}, "logits"),
         ({"logits": True}, "logits"),
         ({"score": 0.0}, "score"),
+        ({"score": 90}, r"score=90 .*up to 1, such as 0.97; did you mean 0.9\?"),
+        ({"score": 900}, "such as 0.97$"),
         ({"score": 0.9}, "texts"),
     ],
 )
 def test_arguments_on_which_it_could_not_fail(teacher, noisy, wrong, name):
     with pytest.raises(InvalidArgument, match=name):
         assert_student_follows(noisy, teacher, LETTERS, **wrong)
+
+
+def test_one_bound_at_least_is_needed(teacher, noisy):
+    with pytest.raises(NothingToJudge, match=r"at least one of attention=, hidden=, logits= .* and score="):
+        assert_student_follows(noisy, teacher, LETTERS)
+
+
+@pytest.mark.parametrize(("more", "said"), [(1, "one more bound fails"), (2, "2 more bounds fail")])
+def test_the_title_names_the_first_bound_that_fails(teacher, noisy, more, said):
+    bounds = {"attention": 0.0, "hidden": 0.0, "logits": 0.0 if more == 2 else 1e9}
+
+    with pytest.raises(CheckFailed) as failure:
+        assert_student_follows(noisy, teacher, LETTERS, **bounds)
+
+    title = str(failure.value).splitlines()[0]
+    assert title.endswith(f"its attention distance is above what is required, and {said}")
+    assert "; required: at most 0" in str(failure.value).split("hidden-state distance", 1)[1].splitlines()[0]
+    assert failure.value.verdict.judged == f"attention distance (and {more} more)"
 
 
 def test_a_model_is_no_student_of_its_own(teacher):
