@@ -21,7 +21,7 @@ def functions(count: int, shortest: int = 80, longest: int = 320) -> tuple[str, 
                 continue
             text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             formatted = any(isinstance(inner, ast.JoinedStr) for inner in ast.walk(node))
-            if shortest <= len(text) <= longest and not formatted and "\f" not in text:
+            if shortest <= len(text) <= longest and text not in (*found, *fit) and not formatted and "\f" not in text:
                 fit.append(text)
         found.extend(fit[:6])
         if len(found) >= count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.texts import Texts, read_texts
-from pytest_bertology.errors import CannotMeasure, InvalidArgument, UndefinedScore
+from pytest_bertology.errors import BertologyWarning, CannotMeasure, InvalidArgument, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
@@ -64,7 +65,11 @@ class CatReport:
     """The score of each head of those layers, alone."""
     control: RandomAttention
     neighbours: float
-    """The score of attention that goes by distance in the text alone, and knows no syntax."""
+    """The score of attention that goes by distance in the text alone, and knows no syntax; NaN where it has none."""
+    neighbours_difference: float
+    """The model's score less that one."""
+    neighbours_interval: tuple[float, float] | None
+    """The difference's, by a paired bootstrap over snippets (95 %); None for fewer than two snippets."""
     token_types: tuple[str, ...]
     """The types of tokens that took part."""
     type_counts: Mapping[str, int]
@@ -75,6 +80,8 @@ class CatReport:
     """Tokens that the model does not read, mostly because a snippet was cut; they took no part."""
     unreadable: tuple[int, ...]
     """Snippets that could not be parsed (errors="skip")."""
+    repeated: tuple[int, ...]
+    """Snippets that are the same as an earlier one: they have its score, and count no second time."""
     model: str
     language: str
     _heads: HeadMap = field(repr=False)
@@ -85,8 +92,23 @@ class CatReport:
 
     @property
     def scored(self) -> int:
-        """How many snippets have a score."""
-        return len(self.scores) - len(self.skipped)
+        """How many snippets have a score, equal ones counted once."""
+        return len(self.scores) - len({*self.skipped, *self.repeated})
+
+    @property
+    def above_neighbours(self) -> bool:
+        """Whether the model is above attention by distance in the text alone, beyond chance."""
+        return self.neighbours_interval is not None and self.neighbours_interval[0] > 0.0
+
+    @property
+    def conclusion(self) -> str:
+        """What the score says beside that of attention by distance alone, in a sentence."""
+        alone = f"attention by distance alone scores {self.neighbours:.4f}"
+        if np.isnan(self.neighbours):
+            return "attention by distance alone has no score here: nothing says whether there is more than order"
+        if self.above_neighbours:
+            return f"{alone}: this model is above it, and so shows more than the order of tokens"
+        return f"{alone}: nothing here shows more than the order of tokens"
 
     @property
     def skipped(self) -> tuple[int, ...]:
@@ -111,7 +133,9 @@ class CatReport:
             "CAT-score": f"{self.score:.4f}{between(self.interval)}",
             "random": f"{self.control.score:.4f}, mean of {self.control.draws} draws",
             "difference": f"{self.control.difference:+.4f}{between(self.control.interval, '+')}",
-            "neighbours": f"{self.neighbours:.4f}, attention by distance in the text alone",
+            "neighbours": f"{self.neighbours:.4f}; difference {self.neighbours_difference:+.4f}"
+            f"{between(self.neighbours_interval, '+')}",
+            "so": self.conclusion,
             "layers": ", ".join(f"{layer}: {score:.4f}" for layer, score in self.by_layer.items()),
             "best heads": ", ".join(f"{head} {self.head_scores[head]:.4f}" for head in best),
             "tokens": f"{self.tokens} of the types {counts}",
@@ -125,6 +149,8 @@ class CatReport:
             found.append(f"{len(self.unreadable)} not parsed")
         if len(self.skipped) > len(self.unreadable):
             found.append(f"{len(self.skipped) - len(self.unreadable)} without a score")
+        if self.repeated:
+            found.append(f"{len(self.repeated)} repeated, counted once")
         if self.unseen:
             found.append(f"{self.unseen} tokens not read by the model")
         return f" ({', '.join(found)})" if found else ""
@@ -163,14 +189,16 @@ def cat_score(
     `stack` says of which stack in encoder-decoder models; None: the encoder. A layer that runs several times counts as
     it runs last. `heads` are averaged (None: all of a layer). `errors="skip"` leaves out snippets that do not parse.
 
+    Equal snippets count once, as if given once, in scores, intervals and types; a BertologyWarning says how many.
+
     `control` has the same for random attention, each row drawn with `seed` from all that add up to 1 (up to the
     diagonal for causal attention), and `neighbours` for attention that falls off with distance in the text. The latter
-    scores high, since neighbours are near in the tree: only a model above it is seen to know more than the order of
-    tokens.
+    scores high, since neighbours are near in the tree: only a model above it (`above_neighbours`) is seen to know more
+    than the order of tokens.
 
-    Raises InvalidArgument, EmptyTask; MalformedData, naming the snippet and line, for code that does not parse;
-    MissingExtra without the grammar of a language; NoTokenizer; CannotMeasure where the tokenizer does not tell its
-    tokens' characters, or as `attend` does; UndefinedScore where every snippet is skipped.
+    Raises InvalidArgument; NothingToJudge for no snippets; MalformedData, naming the snippet and line, for code that
+    does not parse; MissingExtra without the grammar of a language; NoTokenizer; CannotMeasure where the tokenizer does
+    not tell its tokens' characters, or as `attend` does; UndefinedScore where every snippet is skipped.
     """
     check_model(model)
     check_has_heads(model)
@@ -179,6 +207,11 @@ def cat_score(
         raise InvalidArgument("seed", seed, "a whole number from 0")
     chosen = _chosen(model, layer, stack, heads)
     parsed = parse(snippets, language, errors)
+    if parsed.repeats:
+        share = f"{len(parsed.repeats)} of {parsed.given} snippets"
+        warnings.warn(
+            f"{share} are repeated: equal snippets count once in the CAT-score", BertologyWarning, stacklevel=2
+        )
     types = chosen_types(token_types, parsed.counts())
     texts = read_texts(model, parsed.texts, argument="snippets")
     if texts.offsets is None:
@@ -298,7 +331,6 @@ def _report(
     aligned: Sequence[Aligned],
     seen: _Seen,
 ) -> CatReport:
-    given = len(parsed.positions) + len(parsed.unreadable)
     layers = np.stack(list(seen.layers.values()))
     scores = layers.mean(axis=0)
     there = ~np.isnan(scores)
@@ -307,39 +339,46 @@ def _report(
         raise UndefinedScore("the CAT-score", f"{what} is near, or attended to more than others")
     control = np.where(there, seen.control, np.nan)
     differences = (scores - control)[there]
+    beside = there & ~np.isnan(seen.neighbours)
+    beyond = (scores - seen.neighbours)[beside]
     random = RandomAttention(
         score=float(control[there].mean()),
-        scores=_spread(control, parsed.positions, given),
+        scores=_spread(control, parsed),
         draws=_DRAWS,
         difference=float(differences.mean()),
         interval=bootstrap_interval(differences, _CONFIDENCE, seen.seed),
     )
     return CatReport(
         score=float(scores[there].mean()),
-        scores=_spread(scores, parsed.positions, given),
+        scores=_spread(scores, parsed),
         interval=bootstrap_interval(scores[there], _CONFIDENCE, seen.seed),
         by_layer={model.sites[site].layer: float(found[there].mean()) for site, found in seen.layers.items()},
         head_scores={
             model.heads[at]: float(np.nanmean(found)) for at, found in seen.heads.items() if not np.isnan(found).all()
         },
         control=random,
-        neighbours=float(seen.neighbours[there].mean()),
+        neighbours=float(seen.neighbours[beside].mean()) if beside.any() else float("nan"),
+        neighbours_difference=float(beyond.mean()) if beside.any() else float("nan"),
+        neighbours_interval=bootstrap_interval(beyond, _CONFIDENCE, seen.seed),
         token_types=types,
         type_counts=parsed.counts(),
         tokens=sum(snippet.count for snippet in aligned),
         unseen=sum(snippet.unseen for snippet in aligned),
         unreadable=parsed.unreadable,
+        repeated=tuple(parsed.repeats),
         model=model.name,
         language=language,
         _heads=model.heads,
     )
 
 
-def _spread(values: Any, positions: Sequence[int], given: int) -> tuple[float | None, ...]:
-    """Values at the places of the snippets given; None elsewhere, and for NaN."""
-    found: list[float | None] = [None] * given
-    for position, value in zip(positions, values, strict=True):
+def _spread(values: Any, parsed: Parsed) -> tuple[float | None, ...]:
+    """Values at the places of the snippets given, equal ones the same; None elsewhere, and for NaN."""
+    found: list[float | None] = [None] * parsed.given
+    for position, value in zip(parsed.positions, values, strict=True):
         found[position] = None if np.isnan(value) else float(value)
+    for position, first in parsed.repeats.items():
+        found[position] = found[first]
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.texts import Texts
-from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData
+from pytest_bertology.errors import InvalidArgument, MalformedData, NothingToJudge
 from pytest_bertology.measures.cat_formula import near_pairs
 from pytest_bertology.tasks.code import SyntaxTree, check_code_language, syntax_tree
 
@@ -31,7 +31,11 @@ class Parsed:
     positions: tuple[int, ...]
     """Where they stand among the snippets given."""
     unreadable: tuple[int, ...]
-    """The others."""
+    """Those that could not be."""
+    repeats: Mapping[int, int]
+    """Snippets that are the same as an earlier one, which is named; they are not among the texts."""
+    given: int
+    """How many there are of all kinds."""
 
     def counts(self) -> dict[str, int]:
         """How many tokens of each type they have, the most frequent first; equals in the order of their names."""
@@ -64,21 +68,25 @@ class Aligned:
 
 
 def parse(snippets: Any, language: str, errors: str) -> Parsed:
-    """The snippets' trees. Raises InvalidArgument, EmptyTask, MissingExtra, and with errors="raise" MalformedData."""
+    """The snippets' trees, of equal ones once. Raises as `cat_score` says."""
     check_code_language(language)
     if errors not in ("raise", "skip"):
         raise InvalidArgument("errors", errors, "'raise' or 'skip'")
-    if isinstance(snippets, str | bytes) or not isinstance(snippets, Iterable):
-        raise InvalidArgument("snippets", snippets, "a list of pieces of code, such as ['def f(x): return x']")
+    if isinstance(snippets, str | bytes | Mapping) or not isinstance(snippets, Iterable):
+        found = f"a {type(snippets).__name__}" if isinstance(snippets, Mapping) else snippets
+        raise InvalidArgument("snippets", found, "a list of pieces of code, such as ['def f(x): return x']")
     given = tuple(snippets)
     if not given:
-        raise EmptyTask("snippets")
+        raise NothingToJudge("no snippets were given", "Give one piece of code or more.")
     trees: list[SyntaxTree] = []
     positions: list[int] = []
+    first: dict[str, int] = {}
     with tracked(f"{len(given)} snippets of {language}, syntax trees", len(given)) as show:
         for position, text in enumerate(given):
             if not isinstance(text, str):
                 raise InvalidArgument(f"snippets[{position}]", text, "code, as a string")
+            if first.setdefault(text, position) < position:
+                continue
             try:
                 trees.append(syntax_tree(text, language, name=f"snippets[{position}]"))
                 positions.append(position)
@@ -88,8 +96,11 @@ def parse(snippets: Any, language: str, errors: str) -> Parsed:
             show(position + 1)
     if not trees:
         raise MalformedData("snippets", f"none of {len(given)} can be read as {language}")
-    unreadable = tuple(sorted(set(range(len(given))) - set(positions)))
-    return Parsed(tuple(given[position] for position in positions), tuple(trees), tuple(positions), unreadable)
+    read = set(positions)
+    unreadable = tuple(position for position, text in enumerate(given) if first[text] not in read)
+    repeats = {position: first[text] for position, text in enumerate(given) if first[text] < position}
+    texts = tuple(given[position] for position in positions)
+    return Parsed(texts, tuple(trees), tuple(positions), unreadable, repeats, len(given))
 
 
 def chosen_types(token_types: Any, counts: Mapping[str, int]) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_bertology import CheckFailed, assert_cat_score, cat_score
+from pytest_bertology import Batching, CheckFailed, Head, assert_cat_score, cat_score
 from pytest_bertology.checks.verdicts import hearing
-from pytest_bertology.errors import InvalidArgument, MalformedData, NothingToJudge
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, MalformedData, NothingToJudge
+from pytest_bertology.measures import cat
+from pytest_bertology.measures.cat_formula import neighbour_attention
 from tests.families import under_test
 from tests.snippets import functions
 
@@ -85,6 +87,16 @@ def test_the_score_alone_may_be_asked_for(near_sighted):
         assert_cat_score(near_sighted, few, score, layer=0)
 
 
+def test_more_than_neighbours_may_be_asked_for_and_the_page_draws_the_conclusion(near_sighted):
+    with pytest.raises(CheckFailed) as raised:
+        assert_cat_score(near_sighted, CODE, 0.1, layer=0, above_neighbours=True)
+
+    page = str(raised.value)
+    assert "does not attend along the syntax tree more than attention by distance alone does" in page
+    assert "nothing here shows more than the order of tokens." in page.splitlines()[-1]
+    assert raised.value.verdict.required == ">= 0.1, above random attention, above attention by distance alone"
+
+
 @pytest.mark.parametrize(
     ("at_least", "options"),
     [(0.0, {"above_random": False}), (-0.1, {}), (1.1, {}), (True, {}), ("a", {}), (float("nan"), {})],
@@ -100,3 +112,35 @@ def test_other_languages_are_read_by_their_grammars(near_sighted):
     assert assert_cat_score(near_sighted, code, 0.01, language="c", layer=0, above_random=False).language == "c"
     with pytest.raises(MalformedData, match=r"snippets\[0\]: it cannot be read as python"):
         assert_cat_score(near_sighted, code, 0.01)
+
+
+def test_repeated_snippets_are_no_more_cases(near_sighted):
+    with (
+        pytest.warns(BertologyWarning, match="6 of 10 snippets are repeated"),
+        pytest.raises(NothingToJudge, match="4 different snippets with a score cannot be told from chance"),
+    ):
+        assert_cat_score(near_sighted, [*CODE[:4], *CODE[:4], *CODE[:2]], 0.1, layer=0)
+
+
+def test_a_score_above_neighbours_passes(near_sighted, monkeypatch):
+    # Neighbours that know less: attention by distance from the far end of the text.
+    monkeypatch.setattr(
+        cat, "neighbour_attention", lambda tokens, causal: neighbour_attention(tokens, causal)[:, ::-1].copy()
+    )
+
+    report = assert_cat_score(near_sighted, CODE, 0.1, layer=0, above_neighbours=True)
+
+    assert report.above_neighbours
+    assert "shows more than the order of tokens" in report.conclusion
+
+
+def test_arguments_of_the_measure_are_passed_on(near_sighted):
+    options = {
+        "layer": 0, "stack": None, "heads": [(0, 1)], "token_types": ["identifier", "("], "errors": "skip",
+        "batching": Batching(tokens=200),
+    }  # fmt: skip
+    report = assert_cat_score(near_sighted, [*CODE, "x ="], 0.01, above_random=False, **options)
+
+    assert report.scores == cat_score(near_sighted, [*CODE, "x ="], **options).scores
+    assert (list(report.head_scores), report.token_types) == ([Head(0, 1)], ("identifier", "("))
+    assert report.unreadable == (len(CODE),)

@@ -23,9 +23,9 @@ from pytest_bertology.engine.attending import Attended
 from pytest_bertology.errors import (
     BertologyWarning,
     CannotMeasure,
-    EmptyTask,
     InvalidArgument,
     MalformedData,
+    NothingToJudge,
     UndefinedScore,
     UnknownHead,
 )
@@ -432,10 +432,47 @@ def test_a_report_is_told_in_words(embedded):
     assert report.by_head.top(1)[0] == max(report.head_scores, key=report.head_scores.__getitem__)
 
 
+def test_equal_snippets_count_once():
+    model, code = under_test("bert", max_position_embeddings=160), functions(6, longest=140)
+    once = cat_score(model, code)
+
+    with pytest.warns(BertologyWarning, match="3 of 9 snippets are repeated"):
+        report = cat_score(model, [code[0], *code, code[2], code[0]])
+
+    assert report.repeated == (1, 7, 8)
+    assert report.scores == (once.scores[0], *once.scores, once.scores[2], once.scores[0])
+    assert report.scored == once.scored == 6
+    for name in ("score", "interval", "neighbours", "neighbours_interval", "type_counts", "tokens"):
+        assert getattr(report, name) == getattr(once, name)
+    assert "3 repeated, counted once" in report.table()
+
+
+def test_repeats_of_snippets_that_do_not_parse_do_not_parse():
+    with pytest.warns(BertologyWarning, match="1 of 8 snippets"):
+        report = cat_score(under_test("bert"), ["x =", *CODE, "x ="], errors="skip", **WHOLE)
+
+    assert (report.unreadable, report.repeated) == ((0, 7), (7,))
+    assert report.scored == len(CODE)
+
+
+def test_the_difference_to_neighbours_is_paired():
+    model = under_test("bert", max_position_embeddings=160)
+    report = cat_score(model, functions(6, longest=140))
+    each = [cat_score(model, [code]) for code in functions(6, longest=140)]
+
+    assert report.neighbours_difference == pytest.approx(report.score - report.neighbours)
+    low, high = report.neighbours_interval
+    differences = [one.score - one.neighbours for one in each]
+    assert min(differences) - 0.2 <= low < high <= max(differences) + 0.2
+    assert report.above_neighbours == (low > 0)
+    assert f"scores {report.neighbours:.4f}: nothing here shows more than the order" in report.table()
+
+
 @pytest.mark.parametrize(
     ("snippets", "options", "error", "message"),
     [
-        ([], {}, EmptyTask, "snippets holds no examples"),
+        ([], {}, NothingToJudge, "no snippets were given"),
+        ({"a.py": "x = 1"}, {}, InvalidArgument, "snippets='a dict' is not valid: expected a list of pieces of code"),
         ("x = 1", {}, InvalidArgument, "a list of pieces of code"),
         ([3], {}, InvalidArgument, r"snippets\[0\]=3"),
         (CODE, {"language": "klingon"}, InvalidArgument, "language='klingon'"),
