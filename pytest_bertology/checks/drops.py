@@ -10,6 +10,8 @@ import numpy as np
 from pytest_bertology.errors import BertologyWarning, InvalidArgument
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.retention import Retention
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.skipping import skipped
 from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, TOKENS, Metric
 
 _FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
@@ -49,6 +51,12 @@ def warn_of_chance(baseline: Outcomes) -> None:
             BertologyWarning,
             stacklevel=4,
         )
+
+
+def force_details(model: ModelUnderTest) -> dict[str, Any]:
+    """What was in force beside masks, for a verdict; nothing where there was nothing."""
+    changes, layers = model.attention_changes(), skipped(model)
+    return ({"attention": list(changes)} if changes else {}) | ({"skipped": list(layers)} if layers else {})
 
 
 def drop_details(found: Retention) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pytest_bertology.heads import Head, HeadMap, HeadScores
 from pytest_bertology.measures.layer_retention import LayerRetention
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.skipping import skipped
 from pytest_bertology.tasks.metrics import CLASSIFICATION
 from pytest_bertology.tasks.task import Task
 
@@ -37,6 +38,7 @@ def not_retained(
         "heads": describe_heads(heads),
         **were(model.heads, heads),
         **idle(model, heads),
+        **beside(model),
     }
     return "\n".join([title, "", *table(rows), *flipped(model, found)])
 
@@ -58,6 +60,7 @@ def layers_not_droppable(
         **_bound(found, tolerance, relative),
         "layers": ", ".join(named) + " (from 0 at the bottom)",
         **({"masked too": describe_heads(found.heads)} if found.heads else {}),
+        **beside(model, skips=False),
     }
     return "\n".join([title, "", *table(rows), *flipped(model, found)])
 
@@ -145,6 +148,15 @@ def idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
     """Of these heads, which move nothing."""
     found = [head for head in heads if head in model.check.idle]
     return {"idle": f"{describe_heads(found)} (masking them moves nothing)"} if found else {}
+
+
+def beside(model: ModelUnderTest, *, skips: bool = True) -> dict[str, str]:
+    """What is in force beside masks, and not in the baseline: changed attention, and (with `skips`) skipped layers."""
+    changes, layers = model.attention_changes(), skipped(model) if skips else ()
+    return {
+        **({"attention": f"changed: {'; '.join(changes)}; not so for the baseline"} if changes else {}),
+        **({"skipped": f"{', '.join(layers)}; not so for the baseline"} if layers else {}),
+    }
 
 
 def flipped(model: ModelUnderTest, found: Retention, positions: Sequence[int] | None = None) -> list[str]:

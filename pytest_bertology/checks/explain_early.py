@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_bertology.checks.explain import amount, flipped, idle, table, were
+from pytest_bertology.checks.explain import amount, beside, flipped, idle, table, were
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.measures.early import Requirement
 from pytest_bertology.measures.retention import Refutation
@@ -31,6 +31,7 @@ def refuted(
         "heads": describe_heads(heads),
         **were(model.heads, heads),
         **idle(model, heads),
+        **beside(model),
     }
     return "\n".join([title, "", *table(rows), *flipped(model, found.part, found.positions)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_bertology.checks.explain import table
+from pytest_bertology.checks.explain import beside, table
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import Head, HeadMask
 from pytest_bertology.measures.all_but_one import ReducedLayer
@@ -40,6 +40,7 @@ def not_redundant(
         **{str(head): _without(found[head], costs[head], relative) for head in worst[:_SHOWN]},
         **_more(len(worst)),
         **_beside(first, worst[0]),
+        **beside(model),
     }
     return "\n".join([title, "", *table(rows)])
 
@@ -56,6 +57,7 @@ def layer_needs_more(model: ModelUnderTest, found: ReducedLayer, tolerance: floa
         "best head": f"{ranked[0]}, alone {best.masked.score:.4f}: a drop of {_amount(cost, relative)}; "
         f"required: at most {_amount(tolerance, relative)}",
         "all heads": ", ".join(f"{head} {found.retained[head].masked.score:.4f}" for head in ranked),
+        **beside(model),
     }
     title = f"{layer} does not survive with one head: {best.baseline.metric.name} is not retained with any"
     return "\n".join([title, "", *table(rows)])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain_heads as explain
-from pytest_bertology.checks.drops import check_tolerance
+from pytest_bertology.checks.drops import check_tolerance, force_details
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected, NotAHead, NothingToJudge
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
@@ -61,7 +61,11 @@ def assert_head_redundant(
         judged=("bound on the " if confidence is not None else "") + ("relative " if relative else "") + "drop",
         **_scores(model, found[worst]),
         heads=tuple(map(str, found[worst].heads)),
-        details={"drops": {str(head): each.drop for head, each in found.items()}, "worst": str(worst)},
+        details={
+            "drops": {str(head): each.drop for head, each in found.items()},
+            "worst": str(worst),
+            **force_details(model),
+        },
     )
     give(verdict, lambda: explain.not_redundant(model, found, costs, tolerance, relative))
     return found
@@ -105,6 +109,7 @@ def assert_layer_survives_one_head(
         details={
             "best": str(found.best),
             "scores": {str(head): each.masked.score for head, each in found.retained.items()},
+            **force_details(model),
         },
     )
     give(verdict, lambda: explain.layer_needs_more(model, found, tolerance, relative))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain_interventions as explain
-from pytest_bertology.checks.drops import check_tolerance, drop_details, warn_of_chance
+from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import InvalidArgument
@@ -179,7 +179,7 @@ def _judged(
         score=found.masked.score,
         examples=len(found.baseline),
         heads=tuple(map(str, found.changed)),
-        details={**drop_details(found), "change": found.change, "kept": found.kept},
+        details={**drop_details(found), "change": found.change, "kept": found.kept, **force_details(model)},
     )
     give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why))
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain, explain_early
-from pytest_bertology.checks.drops import check_tolerance, drop_details, warn_of_chance
+from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
 from pytest_bertology.checks.verdicts import CheckFailed, Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
@@ -47,7 +47,9 @@ def assert_metric_retained(
     Say which heads by one of `mask`, `heads`, or `prune`, a fraction of all heads, the least important first: `by` is
     a method of `head_importance` ("gradient", divided by each layer's norm; "random", drawn with `seed`; …) or holds
     the scores to go by. The baseline is always the model as trained; masks in force around the call (the `head_mask`
-    of a test among them) count as masked, and may be all that is judged. `relative` takes the tolerance as a share of
+    of a test among them) count as masked, and may be all that is judged. Changes of attention and skipped layers in
+    force count beside the mask, and are no part of the baseline; `prune` goes by the model as they leave it, as it does
+    under masks. `relative` takes the tolerance as a share of
     the baseline. For a metric where less is better, such as perplexity, the drop is the rise.
 
     With `confidence` the check is a paired non-inferiority test: the upper confidence bound on the true drop must be
@@ -143,7 +145,7 @@ def _verdict(model: ModelUnderTest, found: Retention, required: Requirement, str
         passed=observed <= required.limit,
         observed=observed,
         score=found.masked.score,
-        details=drop_details(found) | ({"structural": True} if structural else {}),
+        details=drop_details(found) | force_details(model) | ({"structural": True} if structural else {}),
         **_about(model, found, required),
     )
 
@@ -157,7 +159,7 @@ def _early_verdict(model: ModelUnderTest, found: Refutation, required: Requireme
         passed=False,
         observed=found.least,
         score=None,
-        details=details | ({"structural": True} if structural else {}),
+        details=details | force_details(model) | ({"structural": True} if structural else {}),
         **_about(model, found, required),
     )
 

@@ -19,7 +19,7 @@ from pytest_bertology.measures.ablation import score_without, under
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.no_ops import refuse_no_op
-from pytest_bertology.measures.retention import Retention
+from pytest_bertology.measures.retention import Retention, beside_trained
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
 
@@ -154,7 +154,7 @@ def reduced_layer(
         what = f"layer {layer} has {'one head' if left else 'no head that is open'}"
         raise NothingToJudge(what, "Name a layer of two heads or more.")
     masks = [base | alone_in_layer(head, base) for head in left]
-    baseline, outcomes = under(model, task, HeadMask.keep_all(model.heads), masks, batching=batching)
+    baseline, outcomes = beside_trained(model, task, masks, batching)
     for found in outcomes:
         refuse_no_op(model, baseline, found, found.mask.touched)
     if all(head in model.check.idle for found in outcomes for head in found.mask.touched):

@@ -12,21 +12,19 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import encode, lengths
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, NoHeadSelected, NothingToJudge
-from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
+from pytest_bertology.heads import Head, HeadLike, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.constant_attention import as_constants
 from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
 from pytest_bertology.measures.own_methods import Method
-from pytest_bertology.measures.retention import Retention, _check_confidence, _same
+from pytest_bertology.measures.retention import Retention, _check_confidence, _same, trained_outcomes
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.blocks import LayerLike
 from pytest_bertology.models.changes import named, of_layers
 from pytest_bertology.models.constants import ConstantAttention
-from pytest_bertology.models.intervening import unchanged
 from pytest_bertology.models.patterns import PatternLike, as_pattern
-from pytest_bertology.models.skipping import unskipped
 from pytest_bertology.tasks.task import Task
 
 
@@ -167,8 +165,7 @@ def _retained(
     confidence: float | None,
     batching: Batching | None,
 ) -> ChangedRetention:
-    with unchanged(model), unskipped(model):
-        baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    baseline = trained_outcomes(model, task, batching)
     with entering():
         changed = evaluate_exactly(model, task, model.mask_in_force(), batching)
     if _same(baseline, changed):

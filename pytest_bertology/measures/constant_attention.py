@@ -23,7 +23,7 @@ from pytest_bertology.measures.ordering import check_by, name_of, ordering_score
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.constants import ConstantAttention
-from pytest_bertology.models.intervening import unchanged
+from pytest_bertology.models.trained import as_trained
 from pytest_bertology.tasks.metrics import Array, Metric
 from pytest_bertology.tasks.task import Task
 
@@ -220,7 +220,7 @@ def constant_curve(
         scores = ordering_scores(model, task, by, mask, seed=seed, batching=batching)
         order, name = scores.bottom(total), scores.method
     sets = tuple(model.heads.select(order[: _heads(fraction, total)]) for fraction in wanted)
-    with unchanged(model):
+    with as_trained(model):
         baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
     found: dict[tuple[Head, ...], float] = {}
     for heads in dict.fromkeys(sets):

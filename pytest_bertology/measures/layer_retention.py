@@ -10,13 +10,12 @@ import numpy as np
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import BertologyWarning, InvalidArgument
-from pytest_bertology.heads import HeadMask
 from pytest_bertology.measures.bounds import drop_bound
 from pytest_bertology.measures.evaluation import evaluate_exactly
-from pytest_bertology.measures.retention import Retention
+from pytest_bertology.measures.retention import Retention, trained_outcomes
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.blocks import LayerLike, choose
-from pytest_bertology.models.skipping import skipping, unskipped
+from pytest_bertology.models.skipping import skipping
 from pytest_bertology.tasks.task import Task
 
 
@@ -52,8 +51,7 @@ def layer_retention(
     if confidence is not None and not (numeric and 0.5 <= confidence < 1.0):
         raise InvalidArgument("confidence", confidence, "a number from 0.5 to below 1, such as 0.95")
     chosen = tuple(layer for cut in choose(model, layers) for layer in cut.layers)
-    with unskipped(model):
-        baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    baseline = trained_outcomes(model, task, batching)
     with skipping(model, chosen):
         masked = evaluate_exactly(model, task, model.mask_in_force(), batching)
     one, other = baseline.raw, masked.raw

@@ -13,7 +13,14 @@ from pytest_bertology.engine.encoding import encode
 from pytest_bertology.engine.partial import run_in_parts, taken
 from pytest_bertology.engine.results import RawResults, noise
 from pytest_bertology.engine.store import computed_once, stored
-from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, NoHeadSelected, UndefinedScore
+from pytest_bertology.errors import (
+    BertologyWarning,
+    CannotPrune,
+    InvalidArgument,
+    MaskNotApplied,
+    NoHeadSelected,
+    UndefinedScore,
+)
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
 from pytest_bertology.heads.scores import refuse_equal
 from pytest_bertology.measures.ablation import under
@@ -24,6 +31,8 @@ from pytest_bertology.measures.evaluation import Outcomes, evaluate_exactly
 from pytest_bertology.measures.importance import chosen_method, pruning_scores
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.skipping import skipped
+from pytest_bertology.models.trained import as_trained, departs
 from pytest_bertology.statistics import Bound
 from pytest_bertology.tasks.metrics import Array
 from pytest_bertology.tasks.task import Task
@@ -99,14 +108,16 @@ def retention(
 ) -> Retention:
     """Compare the model under exactly `mask` with the model as trained, example by example.
 
-    `confidence` adds an upper bound on the true drop (see `drop_bound`). With `structural` it is the model without the
-    masked heads that is run (`model.pruned`), and not the masked one; raises CannotPrune where they cannot be cut.
+    Changes of attention and skipped layers in force around the call stay in force under `mask`, and are no part of the
+    baseline. `confidence` adds an upper bound on the true drop (see `drop_bound`). With `structural` it is the model
+    without the masked heads that is run (`model.pruned`), and not the masked one; raises CannotPrune where they cannot
+    be cut.
 
     Raises MaskNotApplied where masked heads that are not idle change no result at all, bit for bit; warns where all
     masked heads are idle.
     """
     _check_confidence(confidence)
-    baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    baseline = trained_outcomes(model, task, batching)
     judged, gates = _side(model, mask, structural)
     masked = replace(evaluate_exactly(judged, task, gates, batching), mask=mask)
     return _compared(model, baseline, masked, confidence)
@@ -117,7 +128,7 @@ def retentions(
 ) -> tuple[Retention, ...]:
     """`retention` under each of `masks`, in one sweep: that of `ablate_heads` where each masks one head of the map."""
     _check_confidence(confidence)
-    baseline, outcomes = under(model, task, HeadMask.keep_all(model.heads), masks)
+    baseline, outcomes = beside_trained(model, task, masks)
     return tuple(_compared(model, baseline, masked, confidence) for masked in outcomes)
 
 
@@ -133,15 +144,18 @@ def retention_or_refutation(
     """`retention`, or why the requirement cannot be met, as soon as that is certain from a part of the examples.
 
     The masked results are made a part at a time (see `EarlyVerdict`), where the metric lets a part prove a failure and
-    the mask is seen to move the first part; otherwise, and wherever another batching could decide, all at once.
+    the mask is seen to move the first part; otherwise, under a change of attention, and wherever another batching could
+    decide, all at once.
     """
     _check_confidence(requirement.confidence)
     batching = batching or Batching()
-    baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    baseline = trained_outcomes(model, task, batching)
     judged, gates = _side(model, mask, structural)
     encoded = encode(judged, task)
     inputs = (judged, encoded, gates, batching)
     live = any(head not in model.check.idle for head in mask.touched)
+    # Of nearly equal keys, which are the greatest is up to rounding, of which the noise of batching knows nothing.
+    live = live and not judged.attention_changed()
     if live and requirement.provable(baseline.n_labels) and stored("evaluation", inputs) is None:
         verdict = EarlyVerdict(requirement, baseline.results(), _margins(baseline), noise(judged.dtype))
         positions, raw = run_in_parts(
@@ -170,10 +184,30 @@ def _check_confidence(confidence: float | None) -> None:
         raise InvalidArgument("confidence", confidence, "a number from 0.5 to below 1, such as 0.95")
 
 
+def trained_outcomes(model: ModelUnderTest, task: Task, batching: Batching | None = None) -> Outcomes:
+    """The results of the model as trained, whatever is in force around the call."""
+    with as_trained(model):
+        return evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+
+
+def beside_trained(
+    model: ModelUnderTest, task: Task, masks: Iterable[HeadMask], batching: Batching | None = None
+) -> tuple[Outcomes, tuple[Outcomes, ...]]:
+    """The results of the model as trained, and under exactly each of `masks` with what else is in force."""
+    trained = HeadMask.keep_all(model.heads)
+    if not departs(model):
+        return under(model, task, trained, masks, batching=batching)
+    baseline = trained_outcomes(model, task, batching)
+    return baseline, under(model, task, trained, masks, batching=batching)[1]
+
+
 def _side(model: ModelUnderTest, mask: HeadMask, structural: bool) -> tuple[ModelUnderTest, HeadMask]:
     """What is run, and under which mask: the model itself, or with `structural` the cut one as it is."""
     if not structural:
         return model, mask
+    if skipped(model):
+        reason = "layers are skipped (model.skipping(…)), and would not be in the cut model: leave the context first"
+        raise CannotPrune(type(model.model).__name__, "its layers", reason)
     cut = model.pruned(mask)
     return cut, HeadMask.keep_all(cut.heads)
 
@@ -213,10 +247,11 @@ def least_important(
 ) -> tuple[HeadMask, HeadScores]:
     """The mask of the least important `fraction` of all heads, rounded to whole heads, and the scores it goes by.
 
-    Heads that a mask in force masks already are not chosen: the fraction comes on top of them. `by` names a method of
-    `head_importance` or is one of your own (see `pruning_scores` for what is normalised), or holds scores, which are
-    used as they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no
-    head, UndefinedScore where all heads score the same and not all are chosen.
+    Heads that a mask in force masks already are not chosen: the fraction comes on top of them. Scores of a method are
+    of the model as it is in the call: masks, skipped layers and changes of attention in force count. `by` names a
+    method of `head_importance` or is one of your own (see `pruning_scores` for what is normalised), or holds scores,
+    which are used as they are. Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds
+    to no head, UndefinedScore where all heads score the same and not all are chosen.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
         raise InvalidArgument("prune", fraction, "a fraction of the heads, from 0 to 1")

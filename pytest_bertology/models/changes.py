@@ -20,6 +20,7 @@ from pytest_bertology.errors import (
     NoHeadSelected,
     NotAHead,
     UnknownLayer,
+    describe_heads,
 )
 from pytest_bertology.heads import Head, HeadLike
 from pytest_bertology.heads.maps import as_head, is_whole
@@ -42,21 +43,24 @@ def constant(model: ModelUnderTest, constants: ConstantAttention, heads: HeadsLi
         raise InvalidArgument("constants", type(constants).__name__, "what constant_attention(model, texts) returns")
     if constants.heads != model.heads:
         raise MaskOfAnotherModel(constants.heads.identify(), model.heads.identify(), "the constant attention")
-    chosen = by_site(model, tuple(model.heads) if heads is None else named(model, heads))
-    with changed_attention(model, _Constant(model, constants, chosen), chosen):
+    whole = tuple(model.heads) if heads is None else named(model, heads)
+    chosen = by_site(model, whole)
+    with changed_attention(model, _Constant(model, constants, chosen), chosen, f"constant in {_said(model, whole)}"):
         yield
 
 
 @contextmanager
 def patterned(model: ModelUnderTest, heads: HeadsLike, pattern: PatternLike) -> Iterator[PatternUse]:
     """Run heads with a pattern; see `ModelUnderTest.with_attention_pattern`."""
-    chosen = by_site(model, named(model, heads))
+    whole = named(model, heads)
+    chosen = by_site(model, whole)
     for index in chosen:
         if model.sites[index].stack not in (None, "encoder", "decoder"):
             reason = f"a pattern is of the tokens of one text, and {model.sites[index].attention} is of something else"
             raise CannotChangeAttention(type(model.model).__name__, reason)
-    change = _Patterned(model, as_pattern(pattern, model.needs_tokenizer))
-    with changed_attention(model, change, chosen):
+    found = as_pattern(pattern, model.needs_tokenizer)
+    change = _Patterned(model, found)
+    with changed_attention(model, change, chosen, f"the pattern {found.name} in {_said(model, whole)}"):
         yield change.use
 
 
@@ -67,8 +71,21 @@ def top_k(model: ModelUnderTest, k: int, layers: Iterable[LayerLike] | None) -> 
         raise InvalidArgument("k", k, "a whole number of keys from 1")
     sites = range(len(model.sites)) if layers is None else of_layers(model, layers)
     chosen = {index: list(range(model.sites[index].heads)) for index in sites}
-    with changed_attention(model, _Top(int(k)), chosen):
+    said = f"top {k} key{'s' if k != 1 else ''} in {_layers(model, sites)}"
+    with changed_attention(model, _Top(int(k)), chosen, said):
         yield
+
+
+def _said(model: ModelUnderTest, heads: Sequence[Head]) -> str:
+    return "all heads" if len(heads) == len(model.heads) else describe_heads(heads)
+
+
+def _layers(model: ModelUnderTest, sites: Sequence[int]) -> str:
+    if len(sites) == len(model.sites):
+        return "all layers"
+    found = [model.sites[at] for at in sites]
+    names = ", ".join(f"{site.stack} {site.layer}" if site.stack else str(site.layer) for site in found)
+    return f"layer{'s' if len(found) > 1 else ''} {names}"
 
 
 def named(model: ModelUnderTest, heads: HeadsLike) -> tuple[Head, ...]:

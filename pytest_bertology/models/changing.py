@@ -72,5 +72,9 @@ class ChangesAttention:
         """Whether changes of attention are in force in this thread."""
         return bool(intervening.in_force(self._model()))
 
+    def attention_changes(self) -> tuple[str, ...]:
+        """The changes of attention in force in this thread, in a few words each, the outermost first."""
+        return intervening.described(self._model())
+
     def _model(self) -> ModelUnderTest:
         return cast("ModelUnderTest", self)

@@ -49,18 +49,21 @@ of the tokens: other weights for them, or None to leave them."""
 
 
 @contextmanager
-def changed_attention(model: ModelUnderTest, change: Change, heads: Mapping[int, Sequence[int]]) -> Iterator[None]:
+def changed_attention(
+    model: ModelUnderTest, change: Change, heads: Mapping[int, Sequence[int]], said: str = "by a function"
+) -> Iterator[None]:
     """Change the attention weights of heads for the length of the context, in this thread.
 
-    `heads` are, for each of `model.sites` that is concerned, heads of it. Contexts nest: a later change is given what
-    the earlier ones made of a head. While one is in force, results neither come from the result store nor go there, and
-    no pass is shortened. The weights take the memory that eager attention takes.
+    `heads` are, for each of `model.sites` that is concerned, heads of it; `said` is the change in a few words. Contexts
+    nest: a later change is given what the earlier ones made of a head. While one is in force, results neither come from
+    the result store nor go there, and no pass is shortened. The weights take the memory that eager attention takes.
 
     Raises CannotChangeAttention where a head's weights are not seen or not those that gave the model's contexts (under
     dropout, too), or where they are of other than the tokens that the model was given; AttentionNotChanged at the end
     where the model ran and never called the attention of a site concerned.
     """
-    entry = _Entry(change, {index: tuple(_slots(model, index, chosen)) for index, chosen in heads.items() if chosen})
+    places = {index: tuple(_slots(model, index, chosen)) for index, chosen in heads.items() if chosen}
+    entry = _Entry(change, places, said)
     _check(model, entry)
     changes = _enter(model, entry)
     try:
@@ -94,6 +97,12 @@ def in_force(model: ModelUnderTest) -> tuple[str, ...]:
     return () if changes is None or changes.paused else tuple(entry.identity for entry in changes.entries)
 
 
+def described(model: ModelUnderTest) -> tuple[str, ...]:
+    """The changes in force in this thread in a few words each, the outermost first."""
+    changes = _of(model)
+    return () if changes is None or changes.paused else tuple(entry.said for entry in changes.entries)
+
+
 def depth(model: ModelUnderTest) -> int:
     """How many contexts are open in this thread."""
     changes = _of(model)
@@ -115,6 +124,8 @@ class _Entry:
     change: Change
     heads: Mapping[int, tuple[int, ...]]
     """Per site, places among the heads that its attention computes."""
+    said: str
+    """The change in a few words."""
     forwards: int = 0
     """Passes of the whole model that came to their end."""
     acted: set[int] = field(default_factory=set)

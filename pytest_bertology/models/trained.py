@@ -1,0 +1,25 @@
+"""The model as trained, amid what is in force, and what that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pytest_bertology.models.intervening import unchanged
+from pytest_bertology.models.skipping import skipped, unskipped
+
+if TYPE_CHECKING:
+    from pytest_bertology.models.under_test import ModelUnderTest
+
+
+@contextmanager
+def as_trained(model: ModelUnderTest) -> Iterator[None]:
+    """Attention as trained and no layer skipped, whatever is in force outside; masks stay."""
+    with unchanged(model), unskipped(model):
+        yield
+
+
+def departs(model: ModelUnderTest) -> bool:
+    """Whether, masks aside, something is in force in this thread that `as_trained` takes away."""
+    return model.attention_changed() or bool(skipped(model))
