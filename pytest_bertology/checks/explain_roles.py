@@ -13,26 +13,66 @@ from pytest_bertology.models import ModelUnderTest
 _SHOWN = 5
 
 
-def other_role(model: ModelUnderTest, found: RoleReport, head: Head, role: str) -> str:
-    """The failure page of a check on the role of one head."""
-    held = " and ".join(found.roles(head)) or "nothing of what was judged"
+def other_role(model: ModelUnderTest, found: RoleReport, head: Head, role: str, wider: RoleReport) -> str:
+    """The failure page of a check on the role of one head; `wider` is the report at all the usual offsets too."""
+    why, held = _WHY[role](found, head), " and ".join(wider.roles(head))
+    why += f"; it is {held}" if held else ""
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "texts": f"{found.task} ({found.texts} texts, {found.tokens} tokens of their own)",
         **{POSITIONAL: _positional, SYNTACTIC: _syntactic, RARE: _rare}[role](found, head),
         "confidence": f"{found.confidence[head]:.4f}, the mean greatest weight",
         f"{role} heads": ", ".join(map(str, found.heads(role))) or "none",
+        "it looks at": _looks_at(wider, head),
         **were(model.heads, [head]),
         **idle(model, [head]),
     }
-    return "\n".join([f"{head} is not {_NAMES[role]}: it is {held}", "", *table(rows)])
+    return "\n".join([f"{head} is not {_NAMES[role]}: {why}", "", *table(rows)])
 
 
 _NAMES = {POSITIONAL: "positional", SYNTACTIC: "syntactic", RARE: "one that points to rare tokens"}
 
 
+def _not_positional(found: RoleReport, head: Head) -> str:
+    which = f"offset {found.offset(head):+d}" + (", its best," if len(found.offsets) > 1 else "")
+    return (
+        f"{found.positional[head]:.4f} of its greatest weights are at {which} and {found.positional_share:g} is needed"
+    )
+
+
+def _not_rare(found: RoleReport, head: Head) -> str:
+    return f"{found.rare[head]:.4f} of its greatest weights go there, and {found.least_rare[head]:.4g} is needed"
+
+
+def _not_syntactic(found: RoleReport, head: Head) -> str:
+    best = found.tracks(head)[0]
+    offset = f"the best offset {best.offset_accuracy:.4f}"
+    return f"on {best.relation} it is right {best.accuracy:.4f} of the time, and {offset}"
+
+
+_WHY = {POSITIONAL: _not_positional, SYNTACTIC: _not_syntactic, RARE: _not_rare}
+
+
+def _looks_at(found: RoleReport, head: Head) -> str:
+    """What is known of where the greatest weights of a head go, whatever its role."""
+    said = []
+    if POSITIONAL in found.judged:
+        said.append(f"offset {found.offset(head):+d} most, {found.positional[head]:.4f} of its greatest weights")
+    if RARE in found.judged:
+        said.append(f"rare tokens {found.rare[head]:.4f} (by chance {found.rare_by_chance[head]:.4f})")
+    if SYNTACTIC in found.judged:
+        best = max(found.tracks(head), key=lambda each: each.accuracy)
+        said.append(f"{best.relation} ({best.direction}) {best.accuracy:.4f} right")
+    return "; ".join(said)
+
+
 def _positional(found: RoleReport, head: Head) -> dict[str, str]:
-    shares = [f"{offset:+d}: {share:.4f}" for offset in found.offsets for share in _share(found, head, offset)]
+    shares = [
+        f"{offset:+d}: {share:.4f}"
+        for offset in found.offsets
+        if offset <= 0 or found.looks_ahead(head)
+        for share in _share(found, head, offset)
+    ]
     return {
         "at one offset": f"{found.positional[head]:.4f} of its greatest weights, at {found.offset(head):+d}; required: "
         f"at least {found.positional_share:g}",

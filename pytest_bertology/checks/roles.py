@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_bertology.checks import explain_roles as explain
+from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument
@@ -19,7 +21,7 @@ from pytest_bertology.measures.role_report import (
     check_role,
     is_syntactic,
 )
-from pytest_bertology.measures.roles import Frequencies, RoleTexts, head_roles
+from pytest_bertology.measures.roles import OFFSETS, Frequencies, RoleTexts, head_roles
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.conllu import TreesLike
 
@@ -49,13 +51,18 @@ def assert_head_role(
     `min_cases` are those of `head_roles`.
 
     Raises CheckFailed (an AssertionError) where it has another role or none; InvalidArgument or UnknownHead for
-    arguments that are none; UndefinedScore where the texts cannot tell the role; and what `head_roles` raises.
+    arguments that are none, such as an `offset` ahead for a head that never looks ahead (in causal models none does);
+    NothingToJudge for a head that is masked; UndefinedScore where the texts cannot tell the role; and what `head_roles`
+    raises.
     """
     __tracebackhide__ = True
     check_model(model)
     check_role(role)
     _check_fits(role, offset, relation, at_least)
     chosen = model.heads[model.heads.index(head)]
+    refuse_masked(model, [chosen])
+    texts = list(texts) if isinstance(texts, Iterator) else texts  # a failure is explained by all offsets
+    select = list(select) if isinstance(select, Iterator) else select
     options: dict[str, Any] = {"frequencies": frequencies, "frequent": frequent, "select": select}
     if offset is not None:
         options["offsets"] = (offset,)
@@ -63,23 +70,35 @@ def assert_head_role(
         options["relations"] = [relation]
     if at_least is not None:
         options["positional_share" if role == POSITIONAL else "rare_share"] = at_least
-    found = head_roles(model, texts, min_cases=min_cases, batching=batching, **options)
+
+    def judged(**changed: Any) -> RoleReport:
+        __tracebackhide__ = True
+        return head_roles(model, texts, min_cases=min_cases, batching=batching, **options | changed)
+
+    found = judged()
+    if offset is not None and offset > 0 and not found.looks_ahead(chosen):
+        raise InvalidArgument("offset", offset, f"one up to 0: {chosen} never looks ahead, as in causal models")
     found.check_judged(role)
-    observed, required, judged = _judged(found, chosen, role)
+    observed, required, what = _judged(found, chosen, role)
     verdict = Verdict(
         check="assert_head_role",
         passed=chosen in found.heads(role),
         observed=observed,
         required=required,
-        judged=judged,
+        judged=what,
         model=model.name,
         task=found.task,
         examples=found.texts,
         heads=(str(chosen),),
         details={"role": role, "roles": list(found.roles(chosen)), "confidence": found.confidence[chosen]},
     )
-    give(verdict, lambda: explain.other_role(model, found, chosen, role))
+    give(verdict, lambda: explain.other_role(model, found, chosen, role, judged(offsets=_all(found))))
     return found
+
+
+def _all(found: RoleReport) -> tuple[int, ...]:
+    """The offsets tried, and the usual ones."""
+    return tuple(sorted({*OFFSETS, *found.offsets}))
 
 
 def _judged(found: RoleReport, head: Head, role: str) -> tuple[float, str, str]:

@@ -75,6 +75,8 @@ class RoleCounts:
     """(heads,) the mean greatest weight; tokens that end a sentence left out."""
     tokens: int
     """Tokens that are the texts' own."""
+    ahead: npt.NDArray[np.bool_]
+    """(heads,) whether in the head's layer any token was seen to attend to a later one."""
 
 
 def count_roles(
@@ -87,7 +89,7 @@ def count_roles(
     """
     known = marks(model)
     found = computed_once(
-        f"head roles 1, {_signature(texts, known, offsets, rarity)}",
+        f"head roles 2, {_signature(texts, known, offsets, rarity)}",
         (model, texts.encoded, model.mask_in_force(), batching),
         lambda: _Counting(model, texts, known, offsets, rarity).run(batching),
     )
@@ -99,6 +101,7 @@ def count_roles(
         rare_texts=int(found["rare_texts"]),
         confidence=found["confidence"],
         tokens=int(found["tokens"]),
+        ahead=np.asarray(found["ahead"], dtype=bool),
     )
 
 
@@ -181,6 +184,7 @@ class _Counting:
             "rare_texts": np.array(sum(bool(rare.any()) for rare in self._rare)),
             "confidence": self._greatest / (max(1, sum(int(each.sum()) for each in ends)) * runs),
             "tokens": np.array(sum(int(words.sum()) for words in self._words)),
+            "ahead": ahead,
         }
 
     def _visit(self, attended: Attended) -> None:

@@ -101,6 +101,10 @@ class RoleReport:
             raise UndefinedScore(f"the share at offset {offset:+d} on {self.task}", found)
         return HeadScores(self._counts.offsets[:, at], self.all_heads, f"greatest weight at offset {offset:+d}")
 
+    def looks_ahead(self, head: HeadLike) -> bool:
+        """Whether in this head's layer tokens attend to later ones; in causal models none does."""
+        return bool(self._counts.ahead[self.all_heads.index(head)])
+
     @cached_property
     def rare(self) -> HeadScores:
         """The share of tokens whose greatest weight goes to one of the rarest tokens of the text."""

@@ -64,7 +64,8 @@ def head_roles(
       Counts are of `frequencies`: tokens, or token ids, and their numbers, or other texts; if None, of `texts`.
 
     A role that the texts cannot tell is in `not_judged` with the reason: no trees, fewer than 30 tokens at any offset
-    or texts with rare tokens. Encoder-decoder models read each text on both sides.
+    or texts with rare tokens, or only offsets of later tokens where no token attends to one (causal models).
+    Encoder-decoder models read each text on both sides.
 
     Raises InvalidArgument; UndefinedScore for a relation asked for with too few cases; NoTokenizer, EmptyTask,
     MalformedData, NonFinite; CannotMeasure where the weights cannot be had.
@@ -83,7 +84,7 @@ def head_roles(
     read = replace(read, name=Path(texts).name) if isinstance(texts, str | os.PathLike) else read
     counted = token_frequencies(model, read, frequencies)
     counts = count_roles(model, read, tried, Rarity(counted, rarest, frequent), batching or Batching())
-    not_judged |= _too_little(counts, len(read), len(counted), frequent)
+    not_judged |= _too_little(counts, tried, len(read), len(counted), frequent)
     tracking, tracked = None, tuple[str, ...]()
     if trees is None:
         not_judged[SYNTACTIC] = "the texts come without dependency trees: give sentences, or a CoNLL-U file"
@@ -125,11 +126,13 @@ def _sorted_out(texts: Any) -> tuple[TextsLike, TreesLike | None]:
     return [sentence.text for sentence in sentences], trees if isinstance(trees, str | os.PathLike) else sentences
 
 
-def _too_little(counts: RoleCounts, texts: int, types: int, frequent: int) -> dict[str, str]:
+def _too_little(counts: RoleCounts, offsets: Sequence[int], texts: int, types: int, frequent: int) -> dict[str, str]:
     """The roles that these counts cannot tell."""
     found: dict[str, str] = {}
     most = int(counts.offset_cases.max())
-    if most < FEWEST:
+    if min(offsets) > 0 and not counts.ahead.any():
+        found[POSITIONAL] = "the model never looks ahead: no token attends to a later one, as at the offsets asked for"
+    elif most < FEWEST:
         found[POSITIONAL] = f"{most} tokens have another at one of the offsets, and {FEWEST} are needed"
     more = "give frequencies= (more texts to count tokens in, or their numbers), or a smaller frequent="
     if types <= frequent:
