@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_bertology.checks import explain_interventions as explain
 from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
+from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import InvalidArgument
@@ -46,19 +47,23 @@ def assert_constant_attention_ok(
 ) -> ChangedRetention:
     """Assert that the score drops by at most `tolerance` when a fraction of the heads has constant attention (PAPA).
 
-    The least important heads by `by`, a method of `head_importance` or scores. `constants` are what
-    `constant_attention` estimated, or texts to estimate them on: others than the task's, of its kind, and one of them
-    as long as the task's longest. The baseline is the model as trained; masks and other changes in force around the
-    call count beside. `relative` and `confidence` are those of `assert_metric_retained`. Returns both results.
+    The least important heads by `by`, a method of `head_importance` or scores; of the heads that are not masked, of
+    which fraction=1.0 takes all. `constants` are what `constant_attention` estimated, or texts to estimate them on:
+    others than the task's, such as the train split, and one of them as long as the task's longest. The baseline is the
+    model as trained; masks and other changes in force around the call count beside, for `by` too. `relative` and
+    `confidence` are those of `assert_metric_retained`. Returns both results.
 
-    Raises CheckFailed (an AssertionError); InvalidArgument or NoHeadSelected for arguments on which it could not fail;
-    CannotChangeAttention, CannotMeasure where attention is not seen, or a text is longer than those of the constants.
+    Raises CheckFailed (an AssertionError); InvalidArgument, NoHeadSelected or NothingToJudge for arguments on which it
+    could not fail; InvalidArgument for constants estimated on all judged texts, with a BertologyWarning for those of
+    some; CannotChangeAttention, CannotMeasure where attention is not seen, or a text is longer than those of the
+    constants.
     """
     __tracebackhide__ = True
     task = _ready(model, task, metric, tolerance, relative)
     heads, method = least_important_heads(model, task, fraction, by, seed)
     found = constant_retention(model, task, constants, heads, confidence=confidence)
-    why = "all heads" if len(heads) == len(model.heads) else f"the least important by {method}"
+    whole = "all heads" if len(heads) == len(model.heads) else "all heads that are not masked"
+    why = whole if fraction == 1.0 else f"the least important by {method}"
     return _judged("assert_constant_attention_ok", model, found, tolerance, relative, why)
 
 
@@ -100,11 +105,14 @@ def assert_pattern_injectable(
 
     Li et al. 2022; `pattern` as in `ModelUnderTest.with_attention_pattern`: a token to which it leaves nothing keeps
     its attention, and `kept` of what is returned says which share does. The rest is as in
-    `assert_constant_attention_ok`. Raises NothingToJudge, too, where the pattern leaves no token anything.
+    `assert_constant_attention_ok`. Raises NothingToJudge, too, where the pattern leaves no token anything ("next" in a
+    causal model), or a head is masked.
     """
     __tracebackhide__ = True
     task = _ready(model, task, metric, tolerance, relative)
-    found = pattern_retention(model, task, head, pattern, confidence=confidence)
+    heads = named(model, head)
+    refuse_masked(model, heads)
+    found = pattern_retention(model, task, heads, pattern, confidence=confidence)
     return _judged("assert_pattern_injectable", model, found, tolerance, relative, "")
 
 
@@ -119,7 +127,8 @@ def assert_head_follows_pattern(
 
     Returns `pattern_mass` of all heads. Raises CheckFailed (an AssertionError) with the share of each head named and
     the heads that follow the pattern most; InvalidArgument for a share that is not above 0 and up to 1, UnknownHead,
-    NoHeadSelected, UndefinedScore where the pattern holds nothing for any token.
+    NoHeadSelected, NothingToJudge where one of them is masked, UndefinedScore where the pattern holds nothing for any
+    token, or nothing that a causal model sees.
     """
     __tracebackhide__ = True
     check_model(model)
@@ -128,6 +137,7 @@ def assert_head_follows_pattern(
     if not numeric or not 0.0 < at_least <= 1.0:
         raise InvalidArgument("at_least", at_least, "a share of a head's attention above 0 and up to 1")
     heads = named(model, head)
+    refuse_masked(model, heads)
     found = pattern_mass(model, texts, pattern)
     worst = min(heads, key=lambda each: found[each])
     verdict = Verdict(

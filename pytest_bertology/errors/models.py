@@ -108,11 +108,11 @@ class CannotGate(BertologyError):
 class CannotPrune(BertologyError):
     """Heads that can be masked and not cut out."""
 
-    def __init__(self, architecture: str, site: str, reason: str) -> None:
+    def __init__(self, architecture: str, site: str, reason: str, advice: str = "They can be masked.") -> None:
         self.architecture = architecture
         self.site = site
         self.reason = reason
-        super().__init__(f"the heads of {site} in {architecture} cannot be cut out: {reason}. They can be masked.")
+        super().__init__(f"the heads of {site} in {architecture} cannot be cut out: {reason}. {advice}")
 
 
 class CutDiffers(CannotPrune):

@@ -71,16 +71,19 @@ class InvalidScores(BertologyError, ValueError):
 
 
 class MaskOfAnotherModel(BertologyError, ValueError):
-    """A head mask made for a model with other heads."""
+    """A head mask, or something else of one value per head (`made`), of a model with other heads."""
 
-    def __init__(self, mask_heads: str, model_heads: str, source: str | None = None) -> None:
+    def __init__(
+        self, mask_heads: str, model_heads: str, source: str | None = None, *, made: str = "the head mask"
+    ) -> None:
         self.mask_heads = mask_heads
         self.model_heads = model_heads
         self.source = source
         where = f" in {source}" if source else ""
+        again = "the mask" if made == "the head mask" else "it"
         super().__init__(
-            f"the head mask{where} is for another model: it was made for {mask_heads}, "
-            f"and this model has {model_heads}. Make the mask again for this model."
+            f"{made}{where} is for another model: it was made for {mask_heads}, "
+            f"and this model has {model_heads}. Make {again} again for this model."
         )
 
 

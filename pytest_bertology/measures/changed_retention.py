@@ -11,11 +11,17 @@ from typing import Any
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import encode, lengths
 from pytest_bertology.engine.texts import TextsLike
-from pytest_bertology.errors import BertologyWarning, InvalidArgument, NoHeadSelected, NothingToJudge
+from pytest_bertology.errors import (
+    AttentionNotChanged,
+    BertologyWarning,
+    InvalidArgument,
+    NoHeadSelected,
+    NothingToJudge,
+)
 from pytest_bertology.heads import Head, HeadLike, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.bounds import drop_bound
-from pytest_bertology.measures.constant_attention import as_constants
+from pytest_bertology.measures.constant_attention import as_constants, refuse_judged
 from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
 from pytest_bertology.measures.own_methods import Method
@@ -59,11 +65,13 @@ def constant_retention(
 
     The baseline is the model as trained, whatever is in force around the call; masks, skipped layers and other changes
     of attention in force count beside the change. `constants` are what `constant_attention` estimated, or texts to
-    estimate them on. `confidence` adds an upper bound on the true drop (see `drop_bound`). Warns where the change
+    estimate them on, which are not those of the task (InvalidArgument where all judged texts are among them, a warning
+    where some are). `confidence` adds an upper bound on the true drop (see `drop_bound`). Warns where the change
     changes no result, bit for bit.
     """
     _check(model, task, confidence)
     chosen, known = named(model, heads), as_constants(model, constants, batching)
+    refuse_judged(task, known)
 
     def entering() -> AbstractContextManager[Any]:
         return model.with_constant_attention(known, chosen)
@@ -121,10 +129,13 @@ def pattern_retention(
             yield
 
     change = f"the pattern {found.name}"
-    result = _retained(model, task, entering, change, chosen, confidence, batching)
-    if uses[0].kept == uses[0].rows:
-        what = f"{found.name} leaves no token of {task.name} anything to attend to, and all keep what they had"
-        raise NothingToJudge(what, "Take another pattern or head.")
+    try:
+        result = _retained(model, task, entering, change, chosen, confidence, batching)
+    except AttentionNotChanged as error:
+        if not uses or uses[0].kept < uses[0].rows or not uses[0].rows:
+            raise
+        what = f"{found.name} leaves no token of {task.name} anything to attend to ({error.problem})"
+        raise NothingToJudge(what, "Take another pattern or head.") from error
     return ChangedRetention(result.baseline, result.masked, result.bound, change, chosen, uses[0].share_kept)
 
 
@@ -133,7 +144,8 @@ def least_important_heads(
 ) -> tuple[tuple[Head, ...], str]:
     """The least important `fraction` of all heads, rounded to whole heads, and what they were ordered by.
 
-    Raises InvalidArgument for a fraction outside 0 to 1, NoHeadSelected for one that rounds to no head, UndefinedScore
+    Of the heads that are not masked; 1 takes all of them. Raises InvalidArgument for a fraction outside 0 to 1 or of
+    more heads, NoHeadSelected for one that rounds to no head, NothingToJudge where all heads are masked, UndefinedScore
     where all heads score the same and not all are chosen.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 <= fraction <= 1.0:
@@ -144,10 +156,19 @@ def least_important_heads(
     if count == 0:
         advice = f"One head is {1 / total:.4g} of them; from {0.5 / total:.4g} on, a head is changed."
         raise NoHeadSelected(f"fraction={fraction} of {total} heads rounds to no head", advice)
+    mask = model.mask_in_force()
+    masked = set(mask.masked)
+    still = [head for head in model.heads if head not in masked]
+    if not still:
+        raise NothingToJudge("all heads are masked", "Leave the mask.")
     if count == total:
-        return tuple(model.heads), name_of(by)
-    scores = ordering_scores(model, task, by, model.mask_in_force(), seed=seed)
-    return model.heads.select(scores.bottom(count)), scores.method
+        return tuple(still), name_of(by)
+    if count > len(still):
+        raise InvalidArgument(
+            "fraction", fraction, f"at most the {len(still)} of {total} heads that are not masked, or 1"
+        )
+    scores = ordering_scores(model, task, by, mask, seed=seed)
+    return model.heads.select([head for head in scores.bottom(total) if head not in masked][:count]), scores.method
 
 
 def _check(model: ModelUnderTest, task: Task, confidence: float | None) -> None:

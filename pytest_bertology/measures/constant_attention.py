@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
 from pytest_bertology.engine.texts import Texts, TextsLike, read_texts
-from pytest_bertology.errors import CannotMeasure, EmptyTask, InvalidArgument
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, TooMuchMemory
 from pytest_bertology.heads import Head, HeadMask, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
@@ -22,7 +23,7 @@ from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.constants import ConstantAttention
+from pytest_bertology.models.constants import ConstantAttention, marks_of
 from pytest_bertology.models.trained import as_trained
 from pytest_bertology.tasks.metrics import Array, Metric
 from pytest_bertology.tasks.task import Task
@@ -46,8 +47,8 @@ def constant_attention(
     in float64, text by text; what is kept takes 8 bytes for each head and pair of places, and no more than `memory`.
     With `max_tokens`, longer texts are left out (`left_out` says how many).
 
-    Raises CannotMeasure where that is too much memory, or where attention is not seen (see `attend`); EmptyTask where
-    no text is short enough; InvalidArgument.
+    Raises TooMuchMemory; CannotMeasure where attention is not seen (see `attend`); InvalidArgument, where no text is
+    short enough too.
     """
     check_model(model)
     check_has_heads(model)
@@ -58,11 +59,8 @@ def constant_attention(
     longest = int(length.max())
     needed = 8 * longest**2 * len(model.heads)
     if needed > memory:
-        reason = (
-            f"its {len(model.heads)} heads and texts of up to {longest} tokens take {needed / 2**30:.3g} GiB, and "
-            f"memory={memory / 2**30:.3g} GiB is less; leave longer texts out with max_tokens, or allow more"
-        )
-        raise CannotMeasure(_WHAT, type(model.model).__name__, reason)
+        name = f"{_WHAT} of {len(model.heads)} heads on texts of up to {longest} tokens"
+        raise TooMuchMemory(name, needed, memory, "Leave longer texts out with max_tokens, or allow more with memory.")
     totals = [np.zeros((layer.heads, longest, longest)) for layer in model.heads.layers]
     attend(model, read, _Sums(model, totals).add, what=_WHAT, batching=batching)
     at = np.arange(longest)
@@ -70,7 +68,8 @@ def constant_attention(
     for site, total in zip(model.sites, totals, strict=True):
         total /= seen * max(1, len(site.taps))
     left_out = len(read.encoded.truncated) if max_tokens is not None else 0
-    return ConstantAttention(model.heads, tuple(totals), seen, read.name, left_out)
+    marks = np.unique(marks_of(read.texts))
+    return ConstantAttention(model.heads, tuple(totals), seen, read.name, left_out, marks)
 
 
 def _short(read: Texts, most: int) -> Texts:
@@ -79,7 +78,8 @@ def _short(read: Texts, most: int) -> Texts:
         raise InvalidArgument("max_tokens", most, "a whole number of tokens from 1")
     kept = [at for at, example in enumerate(read.encoded.examples) if len(example.ids) <= most]
     if not kept:
-        raise EmptyTask(f"{read.name}, of which none has at most {most} tokens")
+        shortest = int(lengths(read.encoded).min())
+        raise InvalidArgument("max_tokens", most, f"at least {shortest}, the tokens of the shortest of {read.name}")
     out = tuple(sorted(set(range(len(read))) - set(kept)))
     encoded = replace(read.encoded, examples=tuple(read.encoded.examples[at] for at in kept), truncated=out)
     return replace(
@@ -142,6 +142,8 @@ class ConstantCurve:
     task: str
     source: str
     """The texts that the constants were estimated on."""
+    model: str = ""
+    """Its name."""
 
     def __repr__(self) -> str:
         ends = f"{self.fractions[0]:.0%}: {self.scores[0]:.4f} … {self.fractions[-1]:.0%}: {self.scores[-1]:.4f}"
@@ -205,7 +207,8 @@ def constant_curve(
     or holds scores, as in `pruning_curve`. Masks and other changes of attention in force around the call stay in force;
     the baseline is the model as trained.
 
-    Raises InvalidArgument, UndefinedScore where all heads are as important, CannotMeasure and CannotChangeAttention
+    Raises InvalidArgument, for constants that are estimated on all judged texts too (BertologyWarning: on some of
+    them), UndefinedScore where all heads are as important, CannotMeasure and CannotChangeAttention
     where attention is not seen or a text is longer than those of the constants.
     """
     check_model_and_task(model, task)
@@ -214,6 +217,7 @@ def constant_curve(
     total = len(model.heads)
     wanted = _fractions(fractions, total, total)
     constants = as_constants(model, constants, batching)
+    refuse_judged(task, constants)
     mask = model.mask_in_force()
     order, name = list(model.heads), name_of(by)
     if any(0 < _heads(fraction, total) < total for fraction in wanted):
@@ -238,7 +242,23 @@ def constant_curve(
         name,
         task.name,
         constants.source,
+        model.name,
     )
+
+
+def refuse_judged(task: Task, constants: ConstantAttention) -> None:
+    """Raise InvalidArgument where all judged texts are among those of the constants; warn where some are."""
+    judged = np.isin(marks_of(task.texts), constants.marks)
+    if judged.all():
+        given = f"constant attention of {constants.source}"
+        expected = f"constants estimated on other texts than the judged ones of {task.name}, such as the train split"
+        raise InvalidArgument("constants", given, expected)
+    if judged.any():
+        shared = (
+            f"{int(judged.sum())} of {len(judged)} examples of {task.name} are among the texts of {constants.source}"
+        )
+        text = f"{shared} that the constants were estimated on: what constant attention costs is judged too low"
+        warnings.warn(text, BertologyWarning, stacklevel=4)
 
 
 def as_constants(

@@ -26,7 +26,8 @@ def pattern_mass(
     of `ModelUnderTest.with_attention_pattern`; an encoder-decoder model reads each text on both sides. Masks, and
     changes of attention in force, count.
 
-    Raises UndefinedScore where the pattern holds nothing for any token, CannotMeasure (see `attend`), InvalidArgument.
+    Raises UndefinedScore where the pattern holds nothing for any token, or nothing that a causal model sees;
+    CannotMeasure (see `attend`), InvalidArgument.
     """
     check_model(model)
     check_has_heads(model)
@@ -37,6 +38,8 @@ def pattern_mass(
     attend(model, read, sums.add, what=what, batching=batching)
     if not sums.counted:
         raise UndefinedScore(what, f"no token of {read.name} has anything to attend to by that pattern")
+    if not sums.totals.any() and sums.behind == 0:
+        raise UndefinedScore(what, "none of it can be seen: all of it lies ahead, and the model never looks ahead")
     tokens = sum(len(read.ids(at)) for at in range(len(read)))
     runs = np.concatenate([np.full(site.heads, max(1, len(site.taps))) for site in model.sites])
     values = np.minimum(sums.totals.numpy() / (sums.counted * runs), 1.0)  # one and a rounding
@@ -51,6 +54,8 @@ class _Sums:
         self._allowed = [torch.from_numpy(pattern.allowed(read.ids(at)).copy()) for at in range(len(read))]
         self.counted = sum(int(allowed.any(dim=1).sum()) for allowed in self._allowed)
         """Tokens for which the pattern holds something."""
+        self.behind = sum(int(allowed.tril().sum()) for allowed in self._allowed)
+        """Pairs of it that do not lie ahead."""
 
     def add(self, shown: Attended) -> None:
         """Add some texts of a batch."""

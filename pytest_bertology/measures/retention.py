@@ -207,7 +207,7 @@ def _side(model: ModelUnderTest, mask: HeadMask, structural: bool) -> tuple[Mode
         return model, mask
     if skipped(model):
         reason = "layers are skipped (model.skipping(…)), and would not be in the cut model: leave the context first"
-        raise CannotPrune(type(model.model).__name__, "its layers", reason)
+        raise CannotPrune(type(model.model).__name__, "its layers", reason, "Masks act beside it.")
     cut = model.pruned(mask)
     return cut, HeadMask.keep_all(cut.heads)
 

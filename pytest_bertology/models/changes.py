@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.errors import (
+    AttentionNotChanged,
     CannotChangeAttention,
     InvalidArgument,
     MaskOfAnotherModel,
@@ -42,7 +43,7 @@ def constant(model: ModelUnderTest, constants: ConstantAttention, heads: HeadsLi
     if not isinstance(constants, ConstantAttention):
         raise InvalidArgument("constants", type(constants).__name__, "what constant_attention(model, texts) returns")
     if constants.heads != model.heads:
-        raise MaskOfAnotherModel(constants.heads.identify(), model.heads.identify(), "the constant attention")
+        raise MaskOfAnotherModel(constants.heads.identify(), model.heads.identify(), made="the constant attention")
     whole = tuple(model.heads) if heads is None else named(model, heads)
     chosen = by_site(model, whole)
     with changed_attention(model, _Constant(model, constants, chosen), chosen, f"constant in {_said(model, whole)}"):
@@ -62,6 +63,8 @@ def patterned(model: ModelUnderTest, heads: HeadsLike, pattern: PatternLike) -> 
     change = _Patterned(model, found)
     with changed_attention(model, change, chosen, f"the pattern {found.name} in {_said(model, whole)}"):
         yield change.use
+    if change.use.rows and change.use.kept == change.use.rows:
+        raise AttentionNotChanged(f"all tokens kept what they had; of the pattern {found.name} {change.why_nothing()}")
 
 
 @contextmanager
@@ -93,6 +96,8 @@ def named(model: ModelUnderTest, heads: HeadsLike) -> tuple[Head, ...]:
     try:
         found = model.heads.select([as_head(heads)])  # type: ignore[arg-type]
     except NotAHead:
+        if isinstance(heads, str | bytes):
+            raise
         found = model.heads.select(heads)  # type: ignore[arg-type]
     if not found:
         raise NoHeadSelected("heads=[] names no head", "Name the heads whose attention is changed.")
@@ -159,7 +164,8 @@ class _Constant:
         if longest > self._constants.longest:
             reason = (
                 f"a text has {longest} tokens, and the longest of those that the constants were estimated on, "
-                f"{self._constants.source}, has {self._constants.longest}; estimate them on longer texts, or cut these"
+                f"{self._constants.source}, has {self._constants.longest}; estimate them by constant_attention(model, "
+                "texts) on texts one of which is as long as the longest that is run, or run no longer ones"
             )
             raise CannotChangeAttention(architecture, reason)
 
@@ -194,7 +200,15 @@ class _Patterned:
     def __init__(self, model: ModelUnderTest, pattern: Pattern) -> None:
         self._model, self._pattern = model, pattern
         self._last: tuple[Side, Tensor] | None = None
+        self._held = self._behind = False
         self.use = PatternUse()
+
+    def why_nothing(self) -> str:
+        """Why no token was left anything."""
+        if not self._held:
+            return "there was nothing for any token of what was run"
+        blind = "the model's own mask lets no token see it" if self._behind else "the model never looks ahead"
+        return f"none of it can be seen: {blind}"
 
     def __call__(self, index: int, weights: Tensor, seen: Seen) -> Tensor:
         allowed = (self._allowed(index, seen)[:, None].to(weights.device) & seen.allowed).expand_as(weights)
@@ -224,7 +238,10 @@ class _Patterned:
         for row, real in enumerate(side.real.cpu().numpy()):
             at = np.flatnonzero(real)
             ids = tuple(range(len(at))) if side.ids is None else tuple(side.ids[row].cpu().numpy()[at].tolist())
-            found[row][np.ix_(at, at)] = self._pattern.allowed(ids)
+            allowed = self._pattern.allowed(ids)
+            self._held |= bool(allowed.any())
+            self._behind |= bool(np.tril(allowed).any())
+            found[row][np.ix_(at, at)] = allowed
         return torch.from_numpy(found)
 
     def _refuse(self, reason: str) -> None:

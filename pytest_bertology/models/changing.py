@@ -51,7 +51,8 @@ class ChangesAttention:
         says (`.kept` of `.rows`). See `with_constant_attention` for what holds of all such contexts.
 
         Raises UnknownHead, InvalidArgument for another pattern, NoTokenizer, CannotChangeAttention for attention that
-        is not of one text's tokens (cross-attention, a pass with a cache) or whose weights are not seen.
+        is not of one text's tokens (cross-attention, a pass with a cache) or whose weights are not seen; at the end
+        AttentionNotChanged, where the model ran and every token kept its attention ("next" in a causal model).
         """
         with changes.patterned(self._model(), heads, pattern) as use:
             yield use

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ class ConstantAttention:
     """The texts, for messages."""
     left_out: int = 0
     """How many texts were too long to be taken."""
+    marks: Array = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
+    """Hashes of the texts (`marks_of`), ascending, by which judged texts are known among them; empty: not known."""
 
     def __post_init__(self) -> None:
-        for table in (*self.tables, self.seen):
+        for table in (*self.tables, self.seen, self.marks):
             table.setflags(write=False)
 
     def __repr__(self) -> str:
@@ -68,7 +71,11 @@ class ConstantAttention:
         kept = None if self.heads.kept is None else [list(head) for head in self.heads.kept]
         about = {"schema": _SCHEMA, "heads": self.heads.to_jsonable(), "kept": kept, "source": self.source}
         arrays: dict[str, Any] = {f"layer_{at}": table for at, table in enumerate(self.tables)}
-        arrays |= {"about": np.array(json.dumps({**about, "left_out": self.left_out})), "seen": self.seen}
+        arrays |= {
+            "about": np.array(json.dumps({**about, "left_out": self.left_out})),
+            "seen": self.seen,
+            "marks": self.marks,
+        }
         with written_whole(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return path
@@ -84,6 +91,13 @@ class ConstantAttention:
             raise MalformedData(str(path), problem) from error
 
 
+def marks_of(texts: Iterable[str | Sequence[str]]) -> Array:
+    """A hash of each text, uint64: strings, or the two sides or the words of one."""
+    whole = (text if isinstance(text, str) else "\0".join(text) for text in texts)
+    hashed = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in whole)
+    return np.frombuffer(b"".join(hashed), dtype="<u8").astype(np.uint64)
+
+
 def _checked(arrays: Mapping[str, Array]) -> ConstantAttention:
     """Raises ValueError, KeyError or TypeError where the arrays do not fit together."""
     about = json.loads(str(arrays["about"]))
@@ -97,4 +111,7 @@ def _checked(arrays: Mapping[str, Array]) -> ConstantAttention:
         raise ValueError("its arrays are not of the shapes that its heads have")
     if not all(np.isfinite(table).all() and (table >= 0.0).all() for table in tables):
         raise ValueError("it holds numbers that are no attention weights")
-    return ConstantAttention(heads, tables, seen, str(about["source"]), int(about["left_out"]))
+    marks = arrays["marks"]
+    if marks.dtype != np.uint64 or marks.ndim != 1:
+        raise ValueError("its hashes of texts are none")
+    return ConstantAttention(heads, tables, seen, str(about["source"]), int(about["left_out"]), marks)

@@ -182,7 +182,7 @@ class ModelUnderTest(ChangesAttention):
         if not mask.touched:
             raise InvalidArgument("heads", [], "the heads to cut, such as [(0, 3)]")
         if self.attention_changed():
-            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED)
+            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED, "Masks act beside it.")
         cut = prune(self, mask)
         try:
             return self._with(cut)
@@ -234,7 +234,7 @@ class ModelUnderTest(ChangesAttention):
         Equal to this model under `units_masked`, or not handed out: see `pruned`. Raises CannotPrune or CutDiffers.
         """
         if self.attention_changed():
-            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED)
+            raise CannotPrune(type(self.model).__name__, "its layers", _CHANGED, "Masks act beside it.")
         return self._with(without_units(self, self._rows(), tuple(units)))
 
     def _rows(self) -> UnitRows:

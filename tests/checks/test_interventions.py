@@ -5,6 +5,8 @@ Oracle: the measures, which are held against eager attention of one text at a ti
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -23,8 +25,17 @@ from pytest_bertology import (
     save_figure,
 )
 from pytest_bertology.checks.verdicts import hearing
-from pytest_bertology.errors import BertologyWarning, InvalidArgument, NoHeadSelected, NothingToJudge, UnknownHead
+from pytest_bertology.errors import (
+    BertologyWarning,
+    InvalidArgument,
+    NoHeadSelected,
+    NotAHead,
+    NothingToJudge,
+    UndefinedScore,
+    UnknownHead,
+)
 from pytest_bertology.report.constant_figure import constant_curves
+from tests.families import under_test
 from tests.planted import planted_model, planted_task
 from tests.tiny import tiny_model, tiny_task
 
@@ -32,15 +43,17 @@ HEAD = Head(1, 2)
 PLANTED, QUALITY = planted_model(HEAD), planted_task()
 MODEL = tiny_model()
 TASK = tiny_task(24, MODEL)
+CONSTANTS = dataclasses.replace(constant_attention(MODEL, TASK), marks=np.zeros(0, dtype=np.uint64))
+"""As if of other texts."""
+CAUSAL = under_test("gpt2")
 
 
 def test_what_costs_nothing_passes_and_is_returned():
     verdicts = []
-    constants = constant_attention(MODEL, TASK)
     with hearing(verdicts.append):
-        found = assert_constant_attention_ok(MODEL, TASK, constants, 0.25, 0.9)
+        found = assert_constant_attention_ok(MODEL, TASK, CONSTANTS, 0.25, 0.9)
 
-    with MODEL.with_constant_attention(constants, head_importance(MODEL, TASK).normalized().bottom(2)):
+    with MODEL.with_constant_attention(CONSTANTS, head_importance(MODEL, TASK).normalized().bottom(2)):
         assert found.masked.score == evaluate(MODEL, TASK).score
     assert found.baseline.score == evaluate(MODEL, TASK).score == 1.0
     assert len(found.changed) == 2
@@ -52,7 +65,7 @@ def test_what_costs_nothing_passes_and_is_returned():
 
 def test_constant_heads_that_cost_too_much_are_told():
     with pytest.raises(CheckFailed) as failed:
-        assert_constant_attention_ok(MODEL, TASK, TASK, 1.0, 0.01, confidence=0.95)
+        assert_constant_attention_ok(MODEL, TASK, CONSTANTS, 1.0, 0.01, confidence=0.95)
 
     text = str(failed.value)
     assert "accuracy is not retained with constant attention in 8 of 8 heads (100%, all heads)" in text
@@ -117,6 +130,9 @@ def test_a_head_follows_the_pattern_it_was_made_for():
         (lambda: assert_constant_attention_ok(MODEL, TASK, TASK, 0.5, 0.1, by="luck"), InvalidArgument, "by"),
         (lambda: assert_constant_attention_ok(MODEL, TASK, "texts", 0.5, 0.1), InvalidArgument, "texts"),
         (lambda: assert_constant_attention_ok(MODEL, "dev", TASK, 0.5, 0.1), InvalidArgument, "task"),
+        (lambda: assert_constant_attention_ok(MODEL, TASK, TASK, 0.5, 0.1), InvalidArgument, "the train split"),
+        (lambda: assert_head_follows_pattern(MODEL, TASK, "L0H2", "self", 0.5), NotAHead, "'L0H2' is not a head"),
+        (lambda: assert_head_follows_pattern(CAUSAL, ["abc"], (0, 0), "next", 0.5), UndefinedScore, "looks ahead"),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 2, -0.1), InvalidArgument, "tolerance"),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 0, 0.1), InvalidArgument, "k=0"),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 30, 0.1), NothingToJudge, "keeps all keys"),
@@ -133,9 +149,19 @@ def test_checks_that_could_not_fail_are_refused(check, error, match):
         check()
 
 
+def test_masked_heads_are_not_judged_by_what_they_attend_to():
+    with MODEL.masked([(0, 2)]):
+        with pytest.raises(NothingToJudge, match="L0H2 is masked"):
+            assert_pattern_injectable(MODEL, TASK, (0, 2), "first", 0.01)
+        with pytest.raises(NothingToJudge, match="L0H2 is masked"):
+            assert_head_follows_pattern(MODEL, TASK, [(0, 1), (0, 2)], "first", 0.01)
+    with MODEL.masked(MODEL.heads), pytest.raises(NothingToJudge, match="all heads are masked"):
+        assert_constant_attention_ok(MODEL, TASK, CONSTANTS, 1.0, 0.01)
+
+
 def test_a_curve_is_drawn_alone_and_beside_masked_heads(tmp_path):
     pytest.importorskip("matplotlib")
-    found = constant_curve(MODEL, TASK, TASK, "random", [0.0, 0.5, 1.0])
+    found = constant_curve(MODEL, TASK, CONSTANTS, "random", [0.0, 0.5, 1.0])
     masked = pruning_curve(MODEL, TASK, "random", [0.0, 0.5, 1.0])
 
     (alone,) = constant_curves(found).axes

@@ -5,7 +5,9 @@ Oracle: NumPy on `output_attentions` of eager attention in float64, a text at a 
 
 from __future__ import annotations
 
+import codecs
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -18,15 +20,19 @@ from pytest_bertology.engine.texts import read_texts
 from pytest_bertology.errors import (
     BertologyWarning,
     CannotChangeAttention,
-    CannotMeasure,
-    EmptyTask,
     InvalidArgument,
     MalformedData,
     MaskOfAnotherModel,
     NothingToJudge,
+    TooMuchMemory,
     UndefinedScore,
 )
-from pytest_bertology.measures.changed_retention import constant_retention, pattern_retention, top_k_retention
+from pytest_bertology.measures.changed_retention import (
+    constant_retention,
+    least_important_heads,
+    pattern_retention,
+    top_k_retention,
+)
 from pytest_bertology.measures.constant_attention import constant_attention, constant_curve
 from pytest_bertology.measures.pattern_mass import pattern_mass
 from pytest_bertology.models.constants import ConstantAttention
@@ -193,19 +199,24 @@ def test_a_text_longer_than_all_that_were_seen_is_refused():
     model = MODELS["bert"]
     constants = constant_attention(model, ["ab", "abc"])
 
-    with model.with_constant_attention(constants, (0, 0)), pytest.raises(CannotChangeAttention, match=r"6 tokens.* 5;"):
+    with (
+        model.with_constant_attention(constants, (0, 0)),
+        pytest.raises(CannotChangeAttention, match=r"6 tokens.* 5; estimate them by"),
+    ):
         shown(model, ["abcd"])
 
 
 def test_constants_of_other_heads_are_refused():
     constants = constant_attention(MODELS["bart"], OTHER)
 
-    with pytest.raises(MaskOfAnotherModel, match="the constant attention is for another model"):
+    with pytest.raises(
+        MaskOfAnotherModel, match=r"^the constant attention is for another model: it was .* Make it again for"
+    ):
         MODELS["bert"].with_constant_attention(constants).__enter__()
 
 
 def test_too_much_memory_is_told_before_it_is_taken():
-    with pytest.raises(CannotMeasure, match=r"8 heads and texts of up to \d+ tokens take .* max_tokens"):
+    with pytest.raises(TooMuchMemory, match=r"8 heads on texts of up to \d+ tokens would take .* max_tokens"):
         constant_attention(MODELS["bert"], OTHER, memory=8 * 8 * 20)
 
 
@@ -219,7 +230,7 @@ def test_longer_texts_can_be_left_out():
     assert 0 < found.left_out == len(OTHER) - len(short)
     assert found.texts == len(short)
     assert all(np.allclose(a, b, atol=1e-12) for a, b in zip(found.tables, expected.tables, strict=True))
-    with pytest.raises(EmptyTask, match="at most 2 tokens"):
+    with pytest.raises(InvalidArgument, match=r"max_tokens=2 is not valid: expected at least \d+, the tokens of the"):
         constant_attention(model, OTHER, max_tokens=2)
     with pytest.raises(InvalidArgument, match="max_tokens"):
         constant_attention(model, OTHER, max_tokens=0)
@@ -258,6 +269,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         "cut": good.read_bytes()[:200],
         "other": {"x": np.ones(3)},
         "shape": {**arrays, "layer_1": arrays["layer_1"][:3]},
+        "marks": {**arrays, "marks": np.ones(3)},
         "nan": {**arrays, "layer_0": np.full_like(arrays["layer_0"], np.nan)},
     }
     for name, content in wrong.items():
@@ -272,7 +284,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 def test_the_curve_is_single_evaluations_with_nested_heads():
     model = MODELS["bert"]
-    constants = constant_attention(model, [*OTHER, *TASK.texts])
+    constants = unknown(constant_attention(model, [*OTHER, *TASK.texts]))
     scores = head_importance(model, TASK)
 
     found = constant_curve(model, TASK, constants, scores, [0.0, 0.25, 0.5, 1.0])
@@ -293,10 +305,10 @@ def test_the_curve_is_single_evaluations_with_nested_heads():
 
 
 def test_the_curve_takes_texts_and_counts_masks_beside():
-    model = MODELS["bert"]
+    model, long = MODELS["bert"], [codecs.encode(text, "rot13") for text in TASK.texts]
     with model.masked([(0, 0)]):
-        found = constant_curve(model, TASK, TASK, "random", [0.0, 1.0])
-        with model.with_constant_attention(constant_attention(model, TASK)):
+        found = constant_curve(model, TASK, long, "random", [0.0, 1.0])
+        with model.with_constant_attention(constant_attention(model, long)):
             expected = evaluate(model, TASK).score
         masked = evaluate(model, TASK).score
 
@@ -307,7 +319,7 @@ def test_the_curve_takes_texts_and_counts_masks_beside():
 
 def test_a_planted_head_is_missed_where_it_no_longer_sees_what_it_looks_for():
     model, task = planted_model(head := Head(1, 2)), planted_task()
-    constants = constant_attention(model, task)
+    constants = unknown(constant_attention(model, task))
     assert evaluate(model, task).score == 1.0
     others = [each for each in model.heads if each != head]
 
@@ -353,7 +365,7 @@ def test_what_could_change_nothing_is_refused_or_told():
     model = MODELS["bert"]
     with pytest.raises(NothingToJudge, match="keeps all keys"):
         top_k_retention(model, TASK, 400)
-    with pytest.raises(NothingToJudge, match="all keep what they had"):
+    with pytest.raises(NothingToJudge, match=r"all tokens kept what they had; .* there was nothing"):
         pattern_retention(model, TASK, (0, 1), 39)
 
 
@@ -392,6 +404,42 @@ def test_a_pattern_of_nothing_has_no_mass():
         pattern_mass(MODELS["bert"], ["ab"], 30)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom"])
+def test_a_causal_model_is_not_asked_what_it_sees_ahead(name):
+    model = MODELS[name]
+    with pytest.raises(UndefinedScore, match="the model never looks ahead"):
+        pattern_mass(model, OTHER, "next")
+    with pytest.raises(NothingToJudge, match="the model never looks ahead"):
+        pattern_retention(model, TASK, (0, 1), 1)
+    assert pattern_mass(MODELS["bert"], OTHER, "next").values.min() > 0.0
+
+
+@pytest.mark.parametrize("model", [MODELS["bert"], MODELS["bart"]], ids=["bert", "bart"])
+def test_constants_of_the_judged_texts_are_refused_and_of_some_of_them_told(model, tmp_path):
+    head, both = next(iter(model.heads)), constant_attention(model, [*OTHER, *TASK.texts])
+    some = constant_attention(model, [*OTHER, *TASK.texts[:4], "a" * 38])
+    for constants in (both, ConstantAttention.load(both.save(tmp_path / "both.npz"))):
+        with pytest.raises(InvalidArgument, match="such as the train split"):
+            constant_retention(model, TASK, constants, head)
+    with pytest.raises(InvalidArgument, match="such as the train split"):
+        constant_curve(model, TASK, TASK, "random", [1.0])
+    with pytest.warns(BertologyWarning, match=rf"4 of {len(TASK)} examples of .* judged too low"):
+        constant_retention(model, TASK, some, head)
+
+
+def test_masked_heads_are_not_taken_for_constant_ones():
+    model = MODELS["bert"]
+    with model.masked([(0, 0), (0, 1), (0, 2)]):
+        heads, _ = least_important_heads(model, TASK, 0.5, "gradient", 0)
+        assert len(heads) == 4
+        assert not {(0, 0), (0, 1), (0, 2)} & {(head.layer, head.head) for head in heads}
+        assert len(least_important_heads(model, TASK, 1.0, "gradient", 0)[0]) == 5
+        with pytest.raises(InvalidArgument, match="at most the 5 of 8 heads"):
+            least_important_heads(model, TASK, 0.75, "gradient", 0)
+    with model.masked(model.heads), pytest.raises(NothingToJudge, match="all heads are masked"):
+        least_important_heads(model, TASK, 0.5, "random", 0)
+
+
 @pytest.mark.assets
 def test_constant_heads_of_a_real_model_cost_little_and_all_of_them_much(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")
@@ -404,6 +452,11 @@ def test_constant_heads_of_a_real_model_cost_little_and_all_of_them_much(assets)
     masked = evaluate(model, dev, HeadMask.without(model.heads, found.at(1.0).heads)).score
     assert found.at(0.5).drop <= 0.05
     assert masked < found.at(1.0).score < found.baseline
+
+
+def unknown(constants):
+    """The same constants, of texts that nobody knows: what they cost is then judged on any."""
+    return dataclasses.replace(constants, marks=np.zeros(0, dtype=np.uint64))
 
 
 def shown(model, texts, side="right"):

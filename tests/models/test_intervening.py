@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -100,7 +101,11 @@ def test_a_pattern_is_that_of_one_text_at_a_time(monkeypatch, name, side, patter
     heads = [head_of(model), head_of(model, 1, 3)]
     expected = logits_by_hand(monkeypatch, model, rows_of(model), dict.fromkeys(heads, on(PATTERNS[pattern])))
 
-    with model.with_attention_pattern(heads, pattern):
+    ahead = pattern == "next" and name in ("gpt2", "llama", "bloom")
+    with (
+        pytest.raises(AttentionNotChanged, match="the model never looks ahead") if ahead else nullcontext(),
+        model.with_attention_pattern(heads, pattern),
+    ):
         found = evaluate(model, TASK, batching=Batching(tokens=80, padding_side=side)).logits
 
     assert_same(name, found, expected)
@@ -418,7 +423,7 @@ def test_a_changed_model_is_not_saved_cut_or_copied(tmp_path):
     with model.with_top_k_attention(1):
         with pytest.raises(CannotSave, match="attention is changed"):
             model.save(tmp_path / "saved")
-        with pytest.raises(CannotPrune, match="attention is changed"):
+        with pytest.raises(CannotPrune, match=r"attention is changed .* leave the context first\. Masks act beside it"):
             model.pruned([(0, 1)])
         with pytest.raises(CannotDropLayers, match="attention is changed"):
             model.without_layers([0])
