@@ -21,29 +21,42 @@ def head_does_not_track(
     beats_offset: bool,
 ) -> str:
     """The failure page of a check on one head and one relation."""
-    reached = (found.accuracy if bound is None else bound) >= at_least - ROUNDING
-    why = "no better than the best fixed offset" if reached else f"less often right than {at_least:g}"
+    missed = _missed(found, at_least, bound, beats_offset)
+    said = f"; required: at least {at_least:g}, {'missed' if 'accuracy' in missed else 'kept'}"
     low, high = found.interval
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "data": f"{report.data}: {found.cases} cases in {found.sentences} of {report.sentences} sentences",
         "direction": f"{found.direction} ({_ARROWS[found.direction]})",
-        "accuracy": f"{found.accuracy:.4f} [{low:.4f}, {high:.4f}]; required: at least {at_least:g}",
-        **_bound(found, at_least, bound, confidence),
+        "accuracy": f"{found.accuracy:.4f} [{low:.4f}, {high:.4f}]" + (said if bound is None else ""),
+        **_bound(found, at_least, bound, confidence, said),
         "best offset": _offset(found, beats_offset),
         "best head": _best(report, found),
         **were(model.heads, [found.head]),
         **idle(model, [found.head]),
         **_missing(report),
     }
-    title = f"{found.head} does not track {found.relation}: {why}"
+    title = f"{found.head} does not track {found.relation}: {' and '.join(missed.values())}"
     return "\n".join([title, "", *table(rows), *_wrong(model, report, found)])
 
 
-def _bound(found: TrackedRelation, at_least: float, bound: float | None, confidence: float | None) -> dict[str, str]:
+def _missed(found: TrackedRelation, at_least: float, bound: float | None, beats_offset: bool) -> dict[str, str]:
+    """Which of what was required does not hold."""
+    missed = {}
+    if (found.accuracy if bound is None else bound) < at_least - ROUNDING:
+        surely = bound is not None and found.accuracy >= at_least - ROUNDING
+        missed["accuracy"] = f"{'not surely right as often as' if surely else 'less often right than'} {at_least:g}"
+    if beats_offset and not found.beats_offset:
+        missed["offset"] = f"{'not surely' if found.difference > 0.0 else 'no'} better than the best fixed offset"
+    return missed
+
+
+def _bound(
+    found: TrackedRelation, at_least: float, bound: float | None, confidence: float | None, required: str
+) -> dict[str, str]:
     if bound is None or confidence is None:
         return {}
-    said = f"at least {bound:.4f} with {confidence:.0%} confidence"
+    said = f"at least {bound:.4f} with {confidence:.0%} confidence{required}"
     if bound < at_least <= found.accuracy:
         said += (
             f". The accuracy itself is enough, but {found.cases} cases in {found.sentences} sentences cannot establish "
@@ -58,7 +71,7 @@ def _offset(found: TrackedRelation, required: bool) -> str:
         f"{found.offset:+d}: {found.offset_accuracy:.4f}, a difference of {found.difference:+.4f} "
         f"[{low:+.4f}, {high:+.4f}] at {found.confidence:.0%}"
     )
-    return f"{said}; required: above 0" if required else said
+    return f"{said}; required: above 0, {'kept' if found.beats_offset else 'missed'}" if required else said
 
 
 def _best(report: RelationReport, found: TrackedRelation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_bertology.checks import explain_relations as explain
+from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument
@@ -41,12 +42,13 @@ def assert_head_tracks(
     above 0. With `confidence`, such as 0.95, the lower bound of the accuracy at that confidence must reach `at_least`.
 
     Raises CheckFailed (an AssertionError); InvalidArgument, for an unknown relation too and where the check could not
-    fail; UnknownHead; UndefinedScore for fewer than `min_cases` cases; and what `head_relations` raises.
+    fail; UnknownHead; NothingToJudge for a head that is masked; UndefinedScore for fewer than `min_cases` cases; and
+    what `head_relations` raises.
     """
     __tracebackhide__ = True
     check_model(model)
     _check(at_least, beats_offset, confidence)
-    model.heads.index(head)
+    refuse_masked(model, [model.heads[model.heads.index(head)]])
     report = head_relations(
         model,
         conllu,

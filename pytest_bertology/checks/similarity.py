@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from pytest_bertology.checks import explain_similarity as explain
+from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.texts import TextsLike
@@ -34,13 +35,16 @@ def assert_heads_similar(
     act. Returns the divergences of these heads.
 
     Raises CheckFailed (an AssertionError), the pairs farthest apart first; InvalidArgument for a bound on which it
-    could not fail, NothingToJudge for fewer than two heads, UnknownHead; and what `head_divergence` raises.
+    could not fail, NothingToJudge for fewer than two heads or a masked one, UnknownHead; and what `head_divergence`
+    raises.
     """
     __tracebackhide__ = True
     check_model(model)
     if not _number(at_most) or not 0.0 <= at_most < math.log(2):
         raise InvalidArgument("at_most", at_most, "nats from 0 and below ln 2 = 0.693, which no divergence exceeds")
-    found = head_divergence(model, texts, heads=heads, batching=batching)
+    chosen = model.heads.select(heads)
+    refuse_masked(model, chosen)
+    found = head_divergence(model, texts, heads=chosen, batching=batching)
     pairs = found.pairs()[::-1]
     wrong = [pair for pair in pairs if pair.divergence > at_most + _ROUNDING]
     verdict = _verdict("assert_heads_similar", model, found, pairs[0], f"<= {at_most:g}", wrong)
@@ -61,13 +65,15 @@ def assert_heads_distinct(
     See `assert_heads_similar`. Returns the divergences of these heads.
 
     Raises CheckFailed (an AssertionError), the closest pairs first; InvalidArgument for a bound that all heads keep or
-    none can, NothingToJudge for fewer than two heads, UnknownHead; and what `head_divergence` raises.
+    none can, NothingToJudge for fewer than two heads or a masked one, UnknownHead; and what `head_divergence` raises.
     """
     __tracebackhide__ = True
     check_model(model)
     if not _number(at_least) or not 0.0 < at_least <= math.log(2):
         raise InvalidArgument("at_least", at_least, "nats above 0 and up to ln 2 = 0.693, the greatest divergence")
-    found = head_divergence(model, texts, heads=heads, batching=batching)
+    chosen = model.heads.select(heads)
+    refuse_masked(model, chosen)
+    found = head_divergence(model, texts, heads=chosen, batching=batching)
     pairs = found.pairs()
     wrong = [pair for pair in pairs if pair.divergence < at_least]
     verdict = _verdict("assert_heads_distinct", model, found, pairs[0], f">= {at_least:g}", wrong)

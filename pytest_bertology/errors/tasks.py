@@ -8,12 +8,13 @@ from pytest_bertology.errors.base import BertologyError, some
 
 
 class TaskNotFound(BertologyError, LookupError):
-    """A task source that is neither a file, a folder nor to be had from the hub."""
+    """A source of data that is neither a file, a folder nor to be had from the hub."""
 
-    def __init__(self, source: str, reason: str) -> None:
+    def __init__(self, source: str, reason: str, what: str = "the task") -> None:
         self.source = source
         self.reason = reason
-        super().__init__(f"cannot load the task {source!r}: {reason}")
+        self.what = what
+        super().__init__(f"cannot load {what} {source!r}: {reason}")
 
 
 class MalformedData(BertologyError, ValueError):

@@ -100,8 +100,8 @@ class _Block:
 
 def _sentences(path: Path) -> Iterator[Sentence]:
     if not path.is_file():
-        reason = "it is a folder, and no file" if path.is_dir() else f"there is no such file (looked from {Path.cwd()})"
-        raise TaskNotFound(str(path), reason)
+        found = "it is a folder" if path.is_dir() else f"there is no such file (looked from {Path.cwd()})"
+        raise TaskNotFound(str(path), f"{found}. Give the path of one .conllu file", "the trees of")
     block: _Block | None = None
     with path.open(encoding="utf-8-sig") as file:
         lines = enumerate(file, start=1)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from pytest_bertology import CheckFailed, Head, assert_head_tracks, head_relations, save_figure
 from pytest_bertology.checks.verdicts import hearing
-from pytest_bertology.errors import InvalidArgument, UndefinedScore, UnknownHead
+from pytest_bertology.errors import InvalidArgument, NothingToJudge, UndefinedScore, UnknownHead
 from pytest_bertology.report.relation_figure import relation_figure
 from tests.planted_relations import CASE, DET, VERBS, tracked_sentences, tracking_model
 
@@ -40,7 +40,7 @@ def test_another_head_fails_and_the_planted_one_is_named(model):
 
     page = str(raised.value)
     best = head_relations(model, SENTENCES).tracked("det", (0, 1))
-    assert page.startswith("L0H1 does not track det: less often right than 0.9\n")
+    assert page.startswith("L0H1 does not track det: less often right than 0.9 and no")
     assert f"accuracy     {best.accuracy:.4f} [" in page
     assert "required: at least 0.9" in page
     assert "best head    L1H2 (to_head), 1.0000 [" in page
@@ -73,8 +73,14 @@ def test_a_head_must_beat_the_offset(model):
 
     assert "L1H2 does not track det: no better than the best fixed offset" in str(raised.value)
     assert "best offset  +1: 1.0000, a difference of +0.0000 [" in str(raised.value)
-    assert "required: above 0" in str(raised.value)
+    assert "required: above 0, missed" in str(raised.value)
+    assert "required: at least 0.9, kept" in str(raised.value)
     assert assert_head_tracks(model, fixed, DET, "det", 0.9, beats_offset=False).accuracy == 1.0
+
+
+def test_a_masked_head_tracks_nothing(model):
+    with model.masked([DET]), pytest.raises(NothingToJudge, match="L1H2 is masked"):
+        assert_head_tracks(model, SENTENCES, DET, "det", 0.9)
 
 
 def test_with_confidence_the_lower_bound_must_reach_it(model):
@@ -88,7 +94,12 @@ def test_with_confidence_the_lower_bound_must_reach_it(model):
     wilson = found.cases / (found.cases + z * z)  # all right: Wilson's one-sided bound
     assert 0.9 < bound <= wilson
     assert bound == pytest.approx(wilson, abs=0.01)
-    assert f"at least {bound:.4f} with 90% confidence. The accuracy itself is enough, but" in str(raised.value)
+    page = " ".join(str(raised.value).split())
+    assert page.startswith("L1H2 does not track det: not surely right as often as 1 model ")
+    assert (
+        f"at least {bound:.4f} with 90% confidence; required: at least 1, missed. The accuracy itself is enough" in page
+    )
+    assert "required: above 0, kept" in page
     assert raised.value.verdict.judged == "lower bound of the accuracy on det, to_head"
 
 

@@ -100,6 +100,12 @@ def test_fewer_than_two_heads_are_none_to_compare(model, check):
         check(model.model, LETTERS, TWINS, 0.1)
 
 
+@pytest.mark.parametrize("check", [assert_heads_similar, assert_heads_distinct])
+def test_masked_heads_are_none_to_compare(model, check):
+    with model.masked([(1, 1), (0, 0)]), pytest.raises(NothingToJudge, match="L1H1 is masked"):
+        check(model, LETTERS, iter(TWINS), 0.1)
+
+
 def test_the_verdict_is_heard(model):
     heard = []
     with hearing(heard.append):
