@@ -23,6 +23,7 @@ from pytest_bertology.measures.ordering import (
     room_per_layer,
 )
 from pytest_bertology.measures.own_methods import Method
+from pytest_bertology.measures.retention import trained_outcomes
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
@@ -57,6 +58,8 @@ class PruningCurve:
     by: str
     """What heads were ordered by."""
     task: str
+    model: str = ""
+    """Its name."""
 
     def __repr__(self) -> str:
         ends = f"{self.fractions[0]:.0%}: {self.scores[0]:.4f} … {self.fractions[-1]:.0%}: {self.scores[-1]:.4f}"
@@ -174,11 +177,10 @@ def _measured(
     def judged(mask: HeadMask) -> Outcomes:
         return evaluate_exactly(model, task, mask, batching)
 
-    baseline = judged(HeadMask.keep_all(model.heads))
+    baseline = trained_outcomes(model, task, batching)
     scores = {mask: judged(mask).score for mask in dict.fromkeys(masks)}
-    return PruningCurve(
-        fractions, tuple(scores[mask] for mask in masks), masks, baseline.metric, baseline.score, by, task.name
-    )
+    found = tuple(scores[mask] for mask in masks)
+    return PruningCurve(fractions, found, masks, baseline.metric, baseline.score, by, task.name, model.name)
 
 
 def _check_rerank(by: str | Method | HeadScores, rerank: bool, step: float | None) -> None:
