@@ -66,20 +66,22 @@ def _lines(view: HeadView) -> Figure:
 
 
 def statistics_maps(found: AttentionStatistics, title: str | None = None) -> Figure:
-    """Layers by heads, a small map for each statistic; of several stacks, one row of maps each."""
+    """Layers by heads, a small map for each statistic; of several stacks, one row of maps each.
+
+    Each statistic has a scale of colours of its own, from 0 to its greatest value; confidence goes to 1.
+    """
     names = found.available
     panels = _panels(found.entropy)
     stacks = list(panels)
-    tallest = sum(min(4.0, 0.45 + 1.7 * table.shape[0] / table.shape[1]) for table in panels.values())
-    figure = _new_figure(min(24.0, 2.2 * min(len(names), 6) + 0.6), tallest * -(-len(names) // 6) + 0.9)
-    columns = min(len(names), 6)
-    rows = -(-len(names) // 6)
+    columns, rows = min(len(names), 6), -(-len(names) // 6)
+    tallest = sum(min(4.0, 0.42 + 1.65 * table.shape[0] / table.shape[1]) for table in panels.values())
+    figure = _new_figure(2.2 * columns + 0.6, tallest * rows + 0.75)
     axes = figure.subplots(rows * len(stacks), columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for index, name in enumerate(names):
         scores = found.statistic(name)
-        most = 1.0 if name.startswith("to_") or name == "confidence" else float(scores.values.max()) or 1.0
+        most = 1.0 if name == "confidence" else float(scores.values.max()) or 1.0  # a colour bar each tells it
         for row, (stack, table) in enumerate(_panels(scores).items()):
             axis = axes[(index // 6) * len(stacks) + row, index % 6]
             axis.axis("on")
@@ -95,8 +97,10 @@ def statistics_maps(found: AttentionStatistics, title: str | None = None) -> Fig
             bar = figure.colorbar(image, ax=axis, fraction=0.046)
             bar.ax.tick_params(labelsize=6)
             bar.outline.set_visible(False)
-    figure.supxlabel("head", fontsize=8)
-    figure.supylabel("layer", fontsize=8)
+            if axis in axes[:, 0]:
+                axis.set_ylabel("layer", fontsize=7)
+            if row == len(stacks) - 1 and index + columns >= len(names):
+                axis.set_xlabel("head", fontsize=7)
     return _titled(figure, title or f"attention of {found.model}\n{found.task}")
 
 

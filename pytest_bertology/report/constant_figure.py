@@ -33,4 +33,5 @@ def constant_curves(found: ConstantCurve, masked: PruningCurve | None = None, ti
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    return _noted(_titled(figure, title or found.task), f"constants estimated on {found.source}")
+    title = title or (f"{found.model} on {found.task}" if found.model else found.task)
+    return _noted(_titled(figure, title), f"constants estimated on {found.source}")

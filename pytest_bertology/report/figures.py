@@ -20,6 +20,8 @@ from pytest_bertology.measures.attention import AttentionStatistics
 from pytest_bertology.measures.attention_maps import HeadView
 from pytest_bertology.measures.constant_attention import ConstantCurve
 from pytest_bertology.measures.curve import PruningCurve
+from pytest_bertology.measures.divergence import HeadDivergence
+from pytest_bertology.measures.head_clusters import HeadClusters
 from pytest_bertology.measures.head_embedding import HeadEmbedding
 from pytest_bertology.measures.relation_report import RelationReport
 
@@ -32,6 +34,15 @@ _SEQUENTIAL, _DIVERGING = "viridis", "RdBu"
 _CELL, _PANEL = 0.34, 2.4
 """Inches per head and layer, and of a panel at least: twelve by twelve heads fit a page."""
 _MOST_LABELS = 16
+_INSTEAD = {
+    "AttentionMaps": ".view(head) of it, one head on one text; or what attention_statistics(...) returns",
+    "AttentionProbe": ".to_head or .from_head of it, the weights of heads",
+    "CatReport": ".by_head of it, the scores of all heads (measured with layer='all')",
+    "HeadClusters": "the pair (divergence.embedding(), clusters): heads in the plane, with the groups outlined",
+    "LayerDistances": "something else: layers are few, print its .table()",
+    "RoleReport": ".positional, .rare or .tracking of it, scores of heads and how well they track relations",
+}
+"""What to draw of results that no single figure shows."""
 
 
 def figure_of(thing: Any, title: str | None = None) -> Figure:
@@ -48,12 +59,18 @@ def figure_of(thing: Any, title: str | None = None) -> Figure:
     if found is not None:
         return found
     shown = "head scores, a report on ablation, attention or relations, a curve, heads in the plane, a view of a head"
-    raise InvalidArgument("thing", type(thing).__name__, shown)
+    raise InvalidArgument("thing", type(thing).__name__, _INSTEAD.get(type(thing).__name__, shown))
 
 
 def _of_attention(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows a result on attention; None for anything else."""
-    from pytest_bertology.report import attention_figures, constant_figure, embedding_figure, relation_figure
+    from pytest_bertology.report import (
+        attention_figures,
+        constant_figure,
+        divergence_figure,
+        embedding_figure,
+        relation_figure,
+    )
 
     if isinstance(thing, AttentionStatistics):
         return attention_figures.statistics_maps(thing, title)
@@ -63,6 +80,10 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
         return relation_figure.relation_figure(thing, title)
     if isinstance(thing, HeadEmbedding):
         return embedding_figure.embedding_figure(thing, title=title)
+    if isinstance(thing, tuple) and [type(part) for part in thing] == [HeadEmbedding, HeadClusters]:
+        return embedding_figure.embedding_figure(*thing, title=title)
+    if isinstance(thing, HeadDivergence):
+        return divergence_figure.divergence_map(thing, title)
     if isinstance(thing, ConstantCurve):
         return constant_figure.constant_curves(thing, title=title)
     return None
@@ -150,7 +171,7 @@ def curve(found: PruningCurve, title: str | None = None, tolerance: float | None
         within = found.largest_within(tolerance)
         axis.axvline(100 * within, color="tab:green", linewidth=1, label=f"within {tolerance:g}: {within:.0%}")
         axis.legend()
-    return _titled(figure, title or found.task)
+    return _titled(figure, title or (f"{found.model} on {found.task}" if found.model else found.task))
 
 
 def _new_figure(width: float, height: float) -> Figure:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _ROW = 0.26
 _MOST = 60
+_TURNED = "\nᵀ: that head attends the other way, from the syntactic head to the word"
 
 
 def relation_figure(report: RelationReport, title: str | None = None) -> Figure:
@@ -47,11 +48,12 @@ def relation_figure(report: RelationReport, title: str | None = None) -> Figure:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
     axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.5 / (_ROW * len(found) + 1)), ncols=2)
+    turned = "" if all(each.direction == "to_head" for each in found) else _TURNED
     more = f"; {len(report.bests) - _MOST} more relations are not shown" if len(report.bests) > _MOST else ""
     note = (
         f"{len(report.significant())} of {len(report.relations)} relations beat the offset (filled; Holm, "
         f"{1.0 - report.confidence:.2g}){more}\n{report.confidence:.0%} intervals on {report.sentences} sentences of "
-        f"{report.data}; heads chosen on {report.selecting} of {report.selection}"
+        f"{report.data}; heads chosen on {report.selecting} of {report.selection}{turned}"
     )
     return _noted(_titled(figure, title or f"{report.model}: relations that heads track"), note)
 

@@ -17,6 +17,8 @@ from pytest_bertology import (
     save_figure,
 )
 from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.heads import HeadMap
+from pytest_bertology.measures.attention import STATISTICS, AttentionStatistics
 from pytest_bertology.report.attention_figures import head_view, statistics_maps
 from pytest_bertology.report.figures import figure_of
 from tests.attending import letters, spelled
@@ -68,6 +70,37 @@ def test_statistics_have_a_map_each():
     assert len(shown) == len(found.available)
     drawn = np.asarray(shown["to previous"].images[0].get_array())
     assert np.array_equal(drawn, found.to_previous.to_numpy())
+
+
+def test_each_share_has_colours_up_to_its_greatest():
+    found = attention_statistics(previous_token_model(), TEXTS)
+
+    shown = {axis.get_title(): axis.images[0].get_clim() for axis in statistics_maps(found).axes if axis.images}
+
+    assert shown["to punctuation"] == (0.0, found.to_punctuation.values.max())
+    assert shown["to previous"] == (0.0, found.to_previous.values.max())
+    assert shown["confidence"] == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("counts", [[12] * 6, [24] * 12, {"encoder": [16] * 12, "decoder": [16] * 12}])
+def test_maps_leave_no_blank_bands(tmp_path, counts):
+    heads = HeadMap(counts)
+    values = np.linspace(0.0, 1.0, len(heads))
+    found = AttentionStatistics(
+        heads, "m", "t", 1, dict.fromkeys(STATISTICS, 1), 1.0, dict.fromkeys(STATISTICS, values)
+    )
+
+    with Image.open(save_figure(found, tmp_path / "maps.png", title="t")) as image:
+        inked = (np.asarray(image.convert("L")) < 250).any(axis=1)
+
+    blank = max(len(rows) for rows in "".join("x" if row else " " for row in inked).split("x"))
+    assert blank < 40  # of 150 to the inch
+
+
+def test_turned_heads_are_explained():
+    figure = figure_of(head_relations(tracking_model(), tracked_sentences(60), min_cases=2))
+    assert any(label.get_text().endswith("ᵀ") for label in figure.axes[0].get_yticklabels())
+    assert "ᵀ: that head attends the other way" in figure.get_supxlabel()
 
 
 def test_stacks_have_maps_of_their_own():

@@ -22,6 +22,12 @@ from pytest_bertology import (
     save_figure,
 )
 from pytest_bertology.errors import InvalidArgument, MissingExtra
+from pytest_bertology.measures.attention_maps import AttentionMaps
+from pytest_bertology.measures.cat import CatReport
+from pytest_bertology.measures.distances import LayerDistances
+from pytest_bertology.measures.head_clusters import HeadClusters
+from pytest_bertology.measures.probe_report import AttentionProbe
+from pytest_bertology.measures.role_report import RoleReport
 from pytest_bertology.report.figures import ablation_map, all_but_one_map, curve, figure_of, heat_map
 from tests.planted import planted_model, planted_task
 
@@ -257,8 +263,28 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypat
 
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError, match="No such file"):
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"there is no folder '{tmp_path}/gone' to write to: .*map.png'$"):
         save_figure(scores([4]), tmp_path / "gone" / "map.png")
+
+
+def test_results_that_no_single_figure_shows_say_what_to_draw():
+    views = {
+        AttentionMaps: r"\.view\(head\)", AttentionProbe: r"\.to_head", CatReport: r"\.by_head",
+        HeadClusters: "the pair", LayerDistances: r"\.table\(\)", RoleReport: r"\.positional",
+    }  # fmt: skip
+    for kind, told in views.items():
+        with pytest.raises(InvalidArgument, match=told):
+            figure_of(kind.__new__(kind))
+
+
+def test_curves_are_titled_by_model_and_task():
+    found = measured_curve()
+
+    assert found.model
+    assert curve(found).get_suptitle() == f"{found.model} on {found.task}"
 
 
 def test_names_that_the_font_lacks_warn_nobody(tmp_path):
