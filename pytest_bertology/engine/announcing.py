@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from pytest_bertology.errors import InvalidGate
+from pytest_bertology.models import ModelUnderTest
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NAMED = 4
+"""Masked heads that are named, of more the first."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Announcement:
     value: Any
     model: str
     task: str
+    state: str = ""
+    """What was changed of the model: heads masked, attention changed."""
 
 
 _listeners: list[Callable[[Announcement], None]] = []
@@ -66,12 +74,34 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if outermost and _listeners:
                 model = args[0] if args else kwargs.get("model")
                 task = args[1] if len(args) > 1 else kwargs.get("task")
-                _tell(Announcement(kind, value, getattr(model, "name", ""), getattr(task, "name", "")))
+                names = getattr(model, "name", ""), getattr(task, "name", "")
+                _tell(Announcement(kind, value, *names, _state(model)))
             return value
 
         return call
 
     return decorate
+
+
+def _state(model: Any) -> str:
+    """The masks and changes of attention in force in this thread, in a few words; "" for the model as it is."""
+    if not isinstance(model, ModelUnderTest):
+        return ""
+    found = []
+    try:
+        mask = model.mask_in_force()
+    except InvalidGate:
+        found.append("gates of each example")
+    else:
+        masked, damped = mask.masked, len(mask.touched) - len(mask.masked)
+        if masked:
+            named = ", ".join(map(str, masked[:_NAMED])) + (", …" if len(masked) > _NAMED else "")
+            found.append(f"{len(masked)} head{'s' * (len(masked) > 1)} masked: {named}")
+        if damped:
+            found.append(f"{damped} head{'s' * (damped > 1)} damped")
+    if model.attention_changed():
+        found.append("attention changed")
+    return "; ".join(found)
 
 
 def _tell(announcement: Announcement) -> None:

@@ -1,4 +1,4 @@
-"""Figures of what tests compute: importance, ablation, pruning curves; one file each, written when its test ends."""
+"""Figures of what tests compute, such as importance and curves; one file each, written when its test ends."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Figures:
     def _hear(self, found: Announcement) -> None:
         value = found.value
         content = value.table() if hasattr(value, "table") else (value.method, value.values.tobytes())
-        key = (found.kind, found.model, found.task, content)
+        key = (found.kind, found.model, found.task, found.state, content)
         self._heard.pop(key, None)
         self._heard[key] = found
         while len(self._heard) > _MOST:
@@ -113,4 +113,5 @@ def _title(found: Announcement) -> str:
         what = f"{value.method} importance"
     elif found.kind == "ablation":
         what = f"{value.ablation} ablation of single heads"
-    return f"{what}\n{found.model} on {found.task or getattr(value, 'task', None) or getattr(value, 'data', 'texts')}"
+    of = f"{found.model} on {found.task or getattr(value, 'task', None) or getattr(value, 'data', 'texts')}"
+    return "\n".join([what, of, *([found.state] if found.state else [])])

@@ -149,7 +149,8 @@ OPTIONS = (
     Option("report_json", "write every verdict to this JSON file", metavar="FILE", check=_report, path=True),
     Option(
         "figures",
-        "draw importance, ablation and pruning curves that tests compute, as files in this folder",
+        "draw what tests compute as files in this folder: importance, ablation, attention statistics, relations, "
+        "pruning curves and curves of constant attention",
         metavar="FOLDER",
         check=_folder,
         path=True,

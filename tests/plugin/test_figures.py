@@ -8,8 +8,11 @@ import re
 import pytest
 from PIL import Image
 
-from pytest_bertology.plugin.figures import file_name
+from pytest_bertology import Head, head_importance
+from pytest_bertology.engine.announcing import listening
+from pytest_bertology.plugin.figures import _title, file_name
 from pytest_bertology.report import saving
+from tests.planted import planted_model, planted_task
 
 COMPUTES = """
     from pytest_bertology import ablate_heads, assert_heads_in_top, assert_metric_retained, head_importance
@@ -194,3 +197,26 @@ def test_attention_is_drawn_and_named_after_its_texts(suite):
 
     result.assert_outcomes(passed=1)
     assert files(suite.path / "out") == ["test_release.py-test_heads.attention.png"]
+
+
+def test_titles_name_the_heads_masked_and_attention_changed():
+    model = planted_model(Head(1, 2))
+    heard = []
+
+    with listening(heard.append):
+        head_importance(model, planted_task())
+        with model.masked([(0, 2), (1, 3)]):
+            head_importance(model, planted_task())
+        with model.masked([(0, head) for head in range(4)] + [(1, 0)]), model.with_top_k_attention(1):
+            head_importance(model, planted_task())
+
+    titles = [_title(found).splitlines() for found in heard]
+    assert titles[0] == titles[1][:2] == titles[2][:2]
+    assert titles[1][2] == "2 heads masked: L0H2, L1H3"
+    assert titles[2][2] == "5 heads masked: L0H0, L0H1, L0H2, L0H3, …; attention changed"
+
+
+def test_the_help_says_what_is_drawn(suite):
+    text = " ".join(suite.pytester.runpytest("--help").stdout.str().split())
+
+    assert "importance, ablation, attention statistics, relations, pruning curves and curves of constant" in text
