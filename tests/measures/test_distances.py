@@ -342,6 +342,18 @@ def test_layers_cut_out_of_one_stack(name):
     assert pairs_of(hidden_state_distance(student, teacher, LETTERS)) == [*encoder, ("decoder", 0, 1)]
 
 
+def test_layers_without_attention_count_for_states_alone():
+    layers = {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4}
+    sizes = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 32, "mamba_dt_rank": 4, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "expert_layer_period": 2, "num_experts": 2}
+    config = transformers.JambaConfig(**layers, **sizes, **heads)
+    teacher = load_model(redraw(transformers.JambaForCausalLM(config), 0).eval(), tokenizer=tokenizer())
+    student = teacher.without_layers([0, 1])
+
+    assert pairs_of(attention_distance(student, teacher, LETTERS[:3])) == [(None, 0, 1)]
+    assert pairs_of(hidden_state_distance(student, teacher, LETTERS[:3])) == [(None, 0, 2), (None, 1, 3)]
+
+
 def test_embeddings_are_no_part_of_the_mean():
     teacher = under_test("bert", dtype=torch.float64, num_hidden_layers=4)
 
