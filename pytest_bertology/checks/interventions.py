@@ -10,7 +10,7 @@ from pytest_bertology.checks.drops import check_tolerance, drop_details, force_d
 from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.texts import TextsLike
-from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.heads import HeadLike, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.changed_retention import (
@@ -22,7 +22,7 @@ from pytest_bertology.measures.changed_retention import (
 )
 from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.own_methods import Method
-from pytest_bertology.measures.pattern_mass import pattern_mass
+from pytest_bertology.measures.pattern_mass import UNSEEN, pattern_mass
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.blocks import LayerLike
 from pytest_bertology.models.changes import named
@@ -139,6 +139,9 @@ def assert_head_follows_pattern(
     heads = named(model, head)
     refuse_masked(model, heads)
     found = pattern_mass(model, texts, pattern)
+    for stack in dict.fromkeys(head.stack for head in heads):
+        if not found.details["behind"] and not any(found[head] for head in model.heads if head.stack == stack):
+            raise UndefinedScore(f"{found.method} in the {stack or 'model'}", UNSEEN)
     worst = min(heads, key=lambda each: found[each])
     verdict = Verdict(
         check="assert_head_follows_pattern",

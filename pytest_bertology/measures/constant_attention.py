@@ -15,16 +15,16 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
 from pytest_bertology.engine.texts import Texts, TextsLike, read_texts
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, TooMuchMemory
-from pytest_bertology.heads import Head, HeadMask, HeadScores
+from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.curve import _figure, _fractions, _heads
 from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
 from pytest_bertology.measures.own_methods import Method
+from pytest_bertology.measures.retention import trained_outcomes
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.constants import ConstantAttention, marks_of
-from pytest_bertology.models.trained import as_trained
 from pytest_bertology.tasks.metrics import Array, Metric
 from pytest_bertology.tasks.task import Task
 
@@ -224,8 +224,7 @@ def constant_curve(
         scores = ordering_scores(model, task, by, mask, seed=seed, batching=batching)
         order, name = scores.bottom(total), scores.method
     sets = tuple(model.heads.select(order[: _heads(fraction, total)]) for fraction in wanted)
-    with as_trained(model):
-        baseline = evaluate_exactly(model, task, HeadMask.keep_all(model.heads), batching)
+    baseline = trained_outcomes(model, task, batching)
     found: dict[tuple[Head, ...], float] = {}
     for heads in dict.fromkeys(sets):
         if not heads:

@@ -15,6 +15,8 @@ from pytest_bertology.measures.arguments import check_has_heads, check_model
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.patterns import Pattern, PatternLike, as_pattern
 
+UNSEEN = "none of it can be seen: all of it lies ahead, and the model never looks ahead"
+
 
 def pattern_mass(
     model: ModelUnderTest, texts: TextsLike, pattern: PatternLike, *, batching: Batching | None = None
@@ -22,9 +24,9 @@ def pattern_mass(
     """The share of each head's attention that lies on a pattern: from 0 to 1, mean over tokens of all texts.
 
     Li et al. 2022 (the global relevance of a pattern to a head). Tokens for which the pattern holds nothing (the first
-    has no previous one) are left out; `details` says which share of all `tokens` is counted. Patterns are those
-    of `ModelUnderTest.with_attention_pattern`; an encoder-decoder model reads each text on both sides. Masks, and
-    changes of attention in force, count.
+    has no previous one) are left out; `details` says which share of all `tokens` is `counted`, and how many pairs of
+    tokens of the pattern lie not ahead (`behind`). Patterns are those of `ModelUnderTest.with_attention_pattern`; an
+    encoder-decoder model reads each text on both sides. Masks, and changes of attention in force, count.
 
     Raises UndefinedScore where the pattern holds nothing for any token, or nothing that a causal model sees;
     CannotMeasure (see `attend`), InvalidArgument.
@@ -39,11 +41,16 @@ def pattern_mass(
     if not sums.counted:
         raise UndefinedScore(what, f"no token of {read.name} has anything to attend to by that pattern")
     if not sums.totals.any() and sums.behind == 0:
-        raise UndefinedScore(what, "none of it can be seen: all of it lies ahead, and the model never looks ahead")
+        raise UndefinedScore(what, UNSEEN)
     tokens = sum(len(read.ids(at)) for at in range(len(read)))
     runs = np.concatenate([np.full(site.heads, max(1, len(site.taps))) for site in model.sites])
     values = np.minimum(sums.totals.numpy() / (sums.counted * runs), 1.0)  # one and a rounding
-    return HeadScores(values, model.heads, what, {"counted": sums.counted / tokens, "tokens": float(tokens)})
+    return HeadScores(
+        values,
+        model.heads,
+        what,
+        {"counted": sums.counted / tokens, "tokens": float(tokens), "behind": float(sums.behind)},
+    )
 
 
 class _Sums:

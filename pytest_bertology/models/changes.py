@@ -64,7 +64,7 @@ def patterned(model: ModelUnderTest, heads: HeadsLike, pattern: PatternLike) -> 
     with changed_attention(model, change, chosen, f"the pattern {found.name} in {_said(model, whole)}"):
         yield change.use
     if change.use.rows and change.use.kept == change.use.rows:
-        raise AttentionNotChanged(f"all tokens kept what they had; of the pattern {found.name} {change.why_nothing()}")
+        raise AttentionNotChanged(f"all tokens kept what they had; of the pattern {found.name}, {change.why_nothing()}")
 
 
 @contextmanager
@@ -206,9 +206,9 @@ class _Patterned:
     def why_nothing(self) -> str:
         """Why no token was left anything."""
         if not self._held:
-            return "there was nothing for any token of what was run"
+            return "there is nothing for any token of what was run"
         blind = "the model's own mask lets no token see it" if self._behind else "the model never looks ahead"
-        return f"none of it can be seen: {blind}"
+        return f"none can be seen: {blind}"
 
     def __call__(self, index: int, weights: Tensor, seen: Seen) -> Tensor:
         allowed = (self._allowed(index, seen)[:, None].to(weights.device) & seen.allowed).expand_as(weights)

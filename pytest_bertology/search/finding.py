@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, MaskNotApplied, describe_heads
-from pytest_bertology.heads import HeadMask, HeadScores
+from pytest_bertology.heads import HeadScores
 from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.own_methods import Method
+from pytest_bertology.measures.retention import trained_outcomes
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.search import ways
 from pytest_bertology.search.checkpoints import Checkpoint
@@ -156,8 +157,7 @@ def _goals(
     model: ModelUnderTest, tasks: Sequence[Task], floors: Sequence[float], plan: Plan, checkpoint: Checkpoint
 ) -> list[Goal]:
     if checkpoint.baselines is None:
-        trained = HeadMask.keep_all(model.heads)
-        outcomes = [evaluate_exactly(model, task, trained, plan.batching) for task in tasks]
+        outcomes = [trained_outcomes(model, task, plan.batching) for task in tasks]
         for found in outcomes:
             _ = found.score  # a baseline that has none is an error
         checkpoint.baselines = measure(outcomes)
@@ -214,7 +214,7 @@ def _scores(
     if held_out is None:
         return found
     model, mask = judge.model, judge.space.mask(chosen.bits)
-    baseline = evaluate_exactly(model, held_out, HeadMask.keep_all(model.heads), plan.batching).score
+    baseline = trained_outcomes(model, held_out, plan.batching).score
     (other,) = measure([evaluate_exactly(model, held_out, mask, plan.batching)]).scores
     limit = plan.limit(goal.metric, floor, baseline)
     return replace(

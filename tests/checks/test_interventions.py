@@ -35,6 +35,7 @@ from pytest_bertology.errors import (
     UnknownHead,
 )
 from pytest_bertology.report.constant_figure import constant_curves
+from tests.changed_eagerly import changeable
 from tests.families import under_test
 from tests.planted import planted_model, planted_task
 from tests.tiny import tiny_model, tiny_task
@@ -45,7 +46,7 @@ MODEL = tiny_model()
 TASK = tiny_task(24, MODEL)
 CONSTANTS = dataclasses.replace(constant_attention(MODEL, TASK), marks=np.zeros(0, dtype=np.uint64))
 """As if of other texts."""
-CAUSAL = under_test("gpt2")
+CAUSAL, BOTH = under_test("gpt2"), changeable("bart")
 
 
 def test_what_costs_nothing_passes_and_is_returned():
@@ -133,6 +134,11 @@ def test_a_head_follows_the_pattern_it_was_made_for():
         (lambda: assert_constant_attention_ok(MODEL, TASK, TASK, 0.5, 0.1), InvalidArgument, "the train split"),
         (lambda: assert_head_follows_pattern(MODEL, TASK, "L0H2", "self", 0.5), NotAHead, "'L0H2' is not a head"),
         (lambda: assert_head_follows_pattern(CAUSAL, ["abc"], (0, 0), "next", 0.5), UndefinedScore, "looks ahead"),
+        (
+            lambda: assert_head_follows_pattern(BOTH, ["abc"], (0, 0, "decoder"), 1, 0.5),
+            UndefinedScore,
+            "in the decoder has no value here: none of it can be seen",
+        ),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 2, -0.1), InvalidArgument, "tolerance"),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 0, 0.1), InvalidArgument, "k=0"),
         (lambda: assert_top_k_attention_ok(MODEL, TASK, 30, 0.1), NothingToJudge, "keeps all keys"),

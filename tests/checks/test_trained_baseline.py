@@ -17,6 +17,8 @@ from pytest_bertology import (
     assert_layers_droppable,
     assert_metric_retained,
     evaluate,
+    find_prunable_heads,
+    pruning_curve,
     using_store,
 )
 from pytest_bertology.checks.verdicts import hearing
@@ -98,6 +100,16 @@ def test_skipped_layers_are_held_against_attention_as_trained():
         found = assert_layers_droppable(MODEL, TASK, [1], tolerance=ROOMY)
 
     assert np.allclose(found.baseline.logits, trained, atol=1e-6)
+
+
+def test_curves_and_searches_go_by_the_model_as_trained():
+    trained = evaluate(MODEL, TASK).score
+    with few():
+        curve = pruning_curve(MODEL, TASK, "random", [0.0, 0.5])
+        found = find_prunable_heads(MODEL, TASK, floor=0.5)
+
+        assert curve.scores[0] == evaluate(MODEL, TASK).score < trained
+    assert curve.baseline == found.baseline == trained
 
 
 def test_changes_are_named_as_they_were_entered():
