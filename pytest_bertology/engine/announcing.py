@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pytest_bertology.errors import InvalidGate
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.skipping import skipped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +30,7 @@ class Announcement:
     model: str
     task: str
     state: str = ""
-    """What was changed of the model: heads masked, attention changed."""
+    """What was changed of the model: heads masked, layers skipped, attention changed."""
 
 
 _listeners: list[Callable[[Announcement], None]] = []
@@ -84,7 +85,7 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _state(model: Any) -> str:
-    """The masks and changes of attention in force in this thread, in a few words; "" for the model as it is."""
+    """What is masked, skipped and changed in this thread, in a few words; "" for the model as it is."""
     if not isinstance(model, ModelUnderTest):
         return ""
     found = []
@@ -99,6 +100,9 @@ def _state(model: Any) -> str:
             found.append(f"{len(masked)} head{'s' * (len(masked) > 1)} masked: {named}")
         if damped:
             found.append(f"{damped} head{'s' * (damped > 1)} damped")
+    layers = len(skipped(model))
+    if layers:
+        found.append(f"{layers} layer{'s' * (layers > 1)} skipped")
     if model.attention_changed():
         found.append("attention changed")
     return "; ".join(found)

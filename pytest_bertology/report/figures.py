@@ -81,7 +81,7 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
     if isinstance(thing, HeadEmbedding):
         return embedding_figure.embedding_figure(thing, title=title)
     if isinstance(thing, tuple) and [type(part) for part in thing] == [HeadEmbedding, HeadClusters]:
-        return embedding_figure.embedding_figure(*thing, title=title)
+        return embedding_figure.embedding_figure(thing[0], thing[1], title)
     if isinstance(thing, HeadDivergence):
         return divergence_figure.divergence_map(thing, title)
     if isinstance(thing, ConstantCurve):

@@ -32,7 +32,7 @@ def save_figure(thing: Any, path: str | os.PathLike[str], *, title: str | None =
         raise InvalidArgument("path", str(path), "a file name that ends in " + ", ".join(f".{x}" for x in FORMATS))
     given = hasattr(thing, "savefig") and not isinstance(thing, type)
     figure = thing if given else figure_of(thing, title)
-    cropped = {} if given else {"bbox_inches": "tight"}  # cells are square, and may leave room around
+    cropped: dict[str, Any] = {} if given else {"bbox_inches": "tight"}  # cells are square, and may leave room around
     with written_whole(path) as temporary, warnings.catch_warnings():
         # Names of models and tasks may hold signs that matplotlib's font lacks; it draws boxes and warns.
         warnings.filterwarnings("ignore", message=r"(?s)Glyph .* missing from")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pytest_bertology import Head, head_importance
-from pytest_bertology.engine.announcing import listening
+from pytest_bertology.engine.announcing import announced, listening
 from pytest_bertology.plugin.figures import _title, file_name
 from pytest_bertology.report import saving
 from tests.planted import planted_model, planted_task
@@ -199,6 +199,11 @@ def test_attention_is_drawn_and_named_after_its_texts(suite):
     assert files(suite.path / "out") == ["test_release.py-test_heads.attention.png"]
 
 
+@announced("evaluated")
+def evaluated(model, task):
+    """Nothing."""
+
+
 def test_titles_name_the_heads_masked_and_attention_changed():
     model = planted_model(Head(1, 2))
     heard = []
@@ -210,7 +215,11 @@ def test_titles_name_the_heads_masked_and_attention_changed():
         with model.masked([(0, head) for head in range(4)] + [(1, 0)]), model.with_top_k_attention(1):
             head_importance(model, planted_task())
 
-    titles = [_title(found).splitlines() for found in heard]
+        with model.skipping([1]):
+            evaluated(model, planted_task())
+
+    assert heard[3].state == "1 layer skipped"
+    titles = [_title(found).splitlines() for found in heard[:3]]
     assert titles[0] == titles[1][:2] == titles[2][:2]
     assert titles[1][2] == "2 heads masked: L0H2, L1H3"
     assert titles[2][2] == "5 heads masked: L0H0, L0H1, L0H2, L0H3, …; attention changed"

@@ -18,6 +18,7 @@ from pytest_bertology import (
     HeadScores,
     ablate_all_but_one,
     ablate_heads,
+    constant_curve,
     pruning_curve,
     save_figure,
 )
@@ -285,6 +286,8 @@ def test_curves_are_titled_by_model_and_task():
 
     assert found.model
     assert curve(found).get_suptitle() == f"{found.model} on {found.task}"
+    constant = constant_curve(planted_model(WORKING), TASK, ["a text " * 8], fractions=(0.0, 0.5))
+    assert figure_of(constant).get_suptitle() == f"{constant.model} on {TASK.name}" == curve(found).get_suptitle()
 
 
 def test_names_that_the_font_lacks_warn_nobody(tmp_path):
