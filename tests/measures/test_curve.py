@@ -242,7 +242,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         made([0.9, 0.85]).plot()
 
 
-FRACTIONS = (0.1, 0.5, 0.9)
+FRACTIONS = (0.5, 0.9)
 
 
 @pytest.mark.assets
@@ -254,6 +254,6 @@ def test_the_curves_of_minilm_on_sst2_are_the_known_ones(assets):
         normalised = pruning_curve(model, task, fractions=FRACTIONS)
         plain = pruning_curve(model, task, head_importance(model, task), fractions=FRACTIONS)
 
-    assert [round(872 * score) for score in normalised.scores] == [786, 782, 709]
-    assert [round(872 * score) for score in plain.scores] == [786, 756, 444]
+    assert [round(872 * score) for score in normalised.scores] == [782, 709]
+    assert [round(872 * score) for score in plain.scores] == [756, 444]
     assert round(872 * plain.baseline) == 788
