@@ -58,7 +58,7 @@ class Call:
     keys: int
     """How many tokens attend, and are attended to."""
     given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    """Arguments and keywords, where the model called softmax or torch's attention function itself."""
+    """Arguments and keywords of softmax or torch's attention function, where they are looked at."""
 
     @property
     def scores(self) -> Tensor | None:
@@ -246,8 +246,9 @@ class _Frames:
 class _Functions(TorchFunctionMode):
     """Sees softmax and torch's own attention functions where a model calls them itself."""
 
-    def __init__(self, frames: _Frames, calls: list[Call], edit: Edit | None) -> None:
+    def __init__(self, frames: _Frames, calls: list[Call], edit: Edit | None, *, given: bool = False) -> None:
         super().__init__()
+        self._given = given  # arguments are as large as results, and mostly not looked at
         self._frames = frames
         self._calls = calls
         self._edit = edit
@@ -281,10 +282,10 @@ class _Functions(TorchFunctionMode):
                 kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("query", "key"))
             )
             heads, kv_heads = (query.shape[1], key.shape[1]) if query.ndim == 4 else (0, 0)
-            given = (tuple(args), dict(kwargs))
+            given = (tuple(args), dict(kwargs)) if self._given else None
             return Call(at, module, *inner, "sdpa", result, heads, kv_heads, *_lengths(query, key), given)
         if func in _SOFTMAX and _over_tokens(args, kwargs, result):
-            given = (tuple(args), dict(kwargs))
+            given = (tuple(args), dict(kwargs)) if self._given else None
             return Call(at, module, *inner, "softmax", result, 0, 0, result.shape[-2], result.shape[-1], given)
         if func in _WHOLE:
             found = result[0] if isinstance(result, tuple) else result

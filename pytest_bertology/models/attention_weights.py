@@ -268,7 +268,7 @@ def _functions(model: nn.Module, see: Callable[[Call], Tensor | None]) -> _Funct
         with torch._C.DisableTorchFunction():
             return see(call)
 
-    return _Functions(_Frames(model), calls, shown)
+    return _Functions(_Frames(model), calls, shown, given=True)
 
 
 @contextmanager

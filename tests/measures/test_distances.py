@@ -346,7 +346,7 @@ def test_layers_without_attention_count_for_states_alone():
     layers = {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4}
     sizes = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 32, "mamba_dt_rank": 4, "pad_token_id": 0}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "expert_layer_period": 2, "num_experts": 2}
-    config = transformers.JambaConfig(**layers, **sizes, **heads)
+    config = transformers.JambaConfig(**layers, **sizes, **heads, use_mamba_kernels=False)
     teacher = load_model(redraw(transformers.JambaForCausalLM(config), 0).eval(), tokenizer=tokenizer())
     student = teacher.without_layers([0, 1])
 
