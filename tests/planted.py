@@ -13,10 +13,10 @@ from __future__ import annotations
 import random
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification
 
 from pytest_bertology import Head, ModelUnderTest, Task, load_model
+from tests.planting import set_feature, silence, words_as_tokens
 
 LAYERS, HEADS, WIDTH = 3, 4, 6
 GOOD = ("good", "fine", "great", "lovely", "superb")
@@ -47,33 +47,25 @@ def planted_model(head: Head, twin: int | None = None) -> ModelUnderTest:
     torch.manual_seed(0)
     model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
-        for layer in model.bert.encoder.layer:
-            # Every head attends to something, and writes nothing; nor does the feed-forward layer.
-            for part in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
-                part.weight.normal_()
-            for part in (layer.attention.output.dense, layer.output.dense):
-                part.weight.zero_()
-                part.bias.zero_()
+        silence(model.bert)
         _embed(model)
         for each in (head.head, *(() if twin is None else (twin,))):
             _plant(model.bert.encoder.layer[head.layer].attention, each)
         _read(model)
-    return load_model(model, tokenizer=_tokenizer())
+    return load_model(model, tokenizer=words_as_tokens(_VOCABULARY))
 
 
 def _embed(model: BertForSequenceClassification) -> None:
     embeddings = model.bert.embeddings
-    for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
-        table.weight.zero_()
     for index, word in enumerate(_VOCABULARY):
         vector = embeddings.word_embeddings.weight[index]
         if word == "[CLS]":
-            _set(vector, _CLS, 1.0)
+            set_feature(vector, _CLS, 1.0)
         elif word in GOOD + BAD:
-            _set(vector, _MARKED, 1.0)
-            _set(vector, _QUALITY, 1.0 if word in GOOD else -1.0)
+            set_feature(vector, _MARKED, 1.0)
+            set_feature(vector, _QUALITY, 1.0 if word in GOOD else -1.0)
         else:
-            _set(vector, _FILLER, 1.0)
+            set_feature(vector, _FILLER, 1.0)
 
 
 def _plant(attention: torch.nn.Module, head: int) -> None:
@@ -82,10 +74,10 @@ def _plant(attention: torch.nn.Module, head: int) -> None:
     for part in (attention.self.query, attention.self.key, attention.self.value):
         part.weight[rows] = 0.0
         part.bias[rows] = 0.0
-    _set(attention.self.query.weight[rows][0], _CLS, 10.0)
-    _set(attention.self.key.weight[rows][0], _MARKED, 1.0)
-    _set(attention.self.value.weight[rows][0], _QUALITY, 0.5)
-    _set(attention.output.dense.weight[:, rows][:, 0], _QUALITY, 1.0)
+    set_feature(attention.self.query.weight[rows][0], _CLS, 10.0)
+    set_feature(attention.self.key.weight[rows][0], _MARKED, 1.0)
+    set_feature(attention.self.value.weight[rows][0], _QUALITY, 0.5)
+    set_feature(attention.output.dense.weight[:, rows][:, 0], _QUALITY, 1.0)
 
 
 def _read(model: BertForSequenceClassification) -> None:
@@ -93,25 +85,9 @@ def _read(model: BertForSequenceClassification) -> None:
     pooler, classifier = model.bert.pooler.dense, model.classifier
     for parameter in (pooler.weight, pooler.bias, classifier.weight, classifier.bias):
         parameter.zero_()
-    _set(pooler.weight[0], _QUALITY, 0.25)
+    set_feature(pooler.weight[0], _QUALITY, 0.25)
     classifier.weight[1, 0] = 2.0
     classifier.bias[0] = 0.125
-
-
-def _set(vector: torch.Tensor, feature: int, value: float) -> None:
-    vector[2 * feature] = value
-    vector[2 * feature + 1] = -value
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    ids = {word: index for index, word in enumerate(_VOCABULARY)}
-    backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
 def planted_task(count: int = 24, seed: int = 0) -> Task:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
 
 from pytest_bertology import Head, ModelUnderTest, Sentence, load_model, read_conllu
+from tests.planting import set_feature, silence, words_as_tokens
 
 LAYERS, HEADS, WIDTH, KINDS = 3, 4, 6, 3
 DET, CASE = Head(1, 2), Head(2, 0)
@@ -38,23 +38,16 @@ def tracking_model() -> ModelUnderTest:
     model = BertModel(config).eval()
     embeddings = model.embeddings
     with torch.no_grad():
-        for layer in model.encoder.layer:
-            for part in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
-                part.weight.normal_()
-            for part in (layer.attention.output.dense, layer.output.dense):
-                part.weight.zero_()
-                part.bias.zero_()
-        for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
-            table.weight.zero_()
+        silence(model)
         for index, word in enumerate(_VOCABULARY):
-            _set(embeddings.word_embeddings.weight[index], _feature(word), 1.0)
+            set_feature(embeddings.word_embeddings.weight[index], _feature(word), 1.0)
         for head, asks, asked in ((DET, "det", "noun"), (CASE, "noun", "case")):
             attention, rows = model.encoder.layer[head.layer].attention.self, slice(head.head * WIDTH, None)
             for part, kind, size in ((attention.query, asks, 4.0), (attention.key, asked, 1.0)):
                 part.weight[rows][:WIDTH], part.bias[rows][:WIDTH] = 0.0, 0.0
                 for index in range(KINDS):
-                    _set(part.weight[rows][index], _feature(f"{kind}{index}"), size)
-    return load_model(model, tokenizer=_tokenizer())
+                    set_feature(part.weight[rows][index], _feature(f"{kind}{index}"), size)
+    return load_model(model, tokenizer=words_as_tokens(_VOCABULARY))
 
 
 def tracked_sentences(count: int, seed: int = 0) -> tuple[Sentence, ...]:
@@ -81,19 +74,3 @@ def _feature(word: str) -> int:
     if word in _WORDS:
         return _WORDS.index(word)
     return len(_WORDS) + (word in VERBS)
-
-
-def _set(vector: torch.Tensor, feature: int, value: float) -> None:
-    """Each feature is a pair of coordinates (+x, −x), so that a LayerNorm only rescales what is there."""
-    vector[2 * feature], vector[2 * feature + 1] = value, -value
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    ids = {word: index for index, word in enumerate(_VOCABULARY)}
-    backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)

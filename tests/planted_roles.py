@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel
 
 from pytest_bertology import Head, ModelUnderTest, Sentence, load_model, read_conllu
+from tests.planting import set_feature, silence, words_as_tokens
 
 LAYERS, HEADS, WIDTH, KINDS, POSITIONS = 2, 4, 24, 3, 20
 PREVIOUS, DET, RAREST, VERB, CASE = Head(0, 1), Head(0, 3), Head(1, 0), Head(1, 1), Head(1, 2)
@@ -44,27 +44,20 @@ def role_model() -> ModelUnderTest:
     model = BertModel(config).eval()
     embeddings = model.embeddings
     with torch.no_grad():
-        for layer in model.encoder.layer:
-            for part in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
-                part.weight.normal_()
-            for part in (layer.attention.output.dense, layer.output.dense):
-                part.weight.zero_()
-                part.bias.zero_()
-        for table in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
-            table.weight.zero_()
+        silence(model)
         for position in range(POSITIONS):
-            _set(embeddings.position_embeddings.weight[position], position, 1.0)
+            set_feature(embeddings.position_embeddings.weight[position], position, 1.0)
         for index, word in enumerate(_VOCABULARY):
-            _set(embeddings.word_embeddings.weight[index], POSITIONS + index, 1.0)
-            _set(embeddings.word_embeddings.weight[index], _RARE, RARITY.get(word, 0) / len(WORDS))
+            set_feature(embeddings.word_embeddings.weight[index], POSITIONS + index, 1.0)
+            set_feature(embeddings.word_embeddings.weight[index], _RARE, RARITY.get(word, 0) / len(WORDS))
         _plant(model, PREVIOUS, [(position + 1, position) for position in range(POSITIONS - 1)])
         _plant(model, DET, [(_word(f"det{kind}"), _word(f"noun{kind}")) for kind in range(KINDS)])
         _plant(model, CASE, [(_word(f"noun{kind}"), _word(f"case{kind}")) for kind in range(KINDS)])
         _plant(model, VERB, [(tuple(f"noun{kind}" for kind in range(KINDS)), VERBS)])
         query, key, rows = _plant(model, RAREST, [])
         query.bias[rows.start] = 100.0
-        _set(key.weight[rows.start], _RARE, 1.0)
-    return load_model(model, tokenizer=_tokenizer())
+        set_feature(key.weight[rows.start], _RARE, 1.0)
+    return load_model(model, tokenizer=words_as_tokens(_VOCABULARY))
 
 
 def sentence_encoder() -> ModelUnderTest:
@@ -104,21 +97,5 @@ def _plant(model, head, links):
     for row, (asks, asked) in enumerate(links, start=rows.start):
         for part, features, size in ((attention.query, asks, 4.0), (attention.key, asked, 4.0)):
             for feature in [features] if isinstance(features, int) else map(_word, features):
-                _set(part.weight[row], feature, size)
+                set_feature(part.weight[row], feature, size)
     return attention.query, attention.key, rows
-
-
-def _set(vector: torch.Tensor, feature: int, value: float) -> None:
-    """Each feature is a pair of coordinates (+x, −x), so that a LayerNorm only rescales what is there."""
-    vector[2 * feature], vector[2 * feature + 1] = value, -value
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    ids = {word: index for index, word in enumerate(_VOCABULARY)}
-    backend = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
