@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +23,8 @@ from pytest_bertology.measures.probe_random import with_random_weights
 from pytest_bertology.measures.probe_report import HEAD, OFFSET, PROBE, RANDOM, AttentionProbe
 from pytest_bertology.measures.relation_cases import DIRECTIONS, Dependencies, dependencies, pointed_at
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.tasks.conllu import Sentence, TreesLike, read_conllu
+from pytest_bertology.tasks.conllu import Sentence, TreesLike
+from pytest_bertology.tasks.two_parts import two_parts
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +69,8 @@ def attention_probe(
     check_has_heads(model)
     _check_numbers(sentences, penalty, confidence, seed)
     batching = batching or Batching()
-    reported, training, data, source = _parts(conllu, train, sentences, seed)
+    reported, others, data, source, _ = two_parts(conllu, train, "train", "train on")
+    training = _drawn(others, sentences, seed)
     trained, tested = (
         read_words(model, part, what=_WHAT, name=name) for part, name in ((training, source), (reported, data))
     )
@@ -181,37 +180,12 @@ def _places(cases: Dependencies, sentences: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(starts)]
 
 
-def _parts(
-    conllu: TreesLike, train: TreesLike | None, most: int, seed: int
-) -> tuple[Sequence[Sentence], Sequence[Sentence], str, str]:
-    """Sentences to report on and to train on, and their names."""
-    reported = read_conllu(conllu)
-    name = _name(conllu, reported)
-    if train is None:
-        if len(reported) < 2:
-            found = f"{name}, 1 sentence"
-            raise InvalidArgument("conllu", found, "two sentences or more, of which every second is trained on")
-        training, reported = reported[::2], reported[1::2]
-        data, source = f"{name} (every second)", f"{name} (the others)"
-    else:
-        training = read_conllu(train)
-        data, source = name, _name(train, training)
-    texts = {sentence.text for sentence in reported}
-    kept = [sentence for sentence in training if sentence.text not in texts]
-    if not kept:
-        argument = "conllu" if train is None else "train"
-        raise InvalidArgument(argument, source, "sentences that are not all among those reported on")
-    if len(kept) > most:
-        drawn = np.random.default_rng(seed).choice(len(kept), most, replace=False)
-        kept = [kept[index] for index in np.sort(drawn).tolist()]
-    return reported, kept, data, source
-
-
-def _name(source: TreesLike, sentences: Sequence[Sentence]) -> str:
-    if isinstance(source, str | os.PathLike):
-        return Path(source).name
-    digest = hashlib.sha256(repr([sentence.text for sentence in sentences]).encode()).hexdigest()[:4]
-    return f"{len(sentences)} sentences (#{digest})"
+def _drawn(sentences: Sequence[Sentence], most: int, seed: int) -> Sequence[Sentence]:
+    """So many sentences at most, drawn at random and in their order."""
+    if len(sentences) <= most:
+        return sentences
+    drawn = np.random.default_rng(seed).choice(len(sentences), most, replace=False)
+    return [sentences[index] for index in np.sort(drawn).tolist()]
 
 
 def _check_memory(model: ModelUnderTest, words: Words, limit: int) -> None:

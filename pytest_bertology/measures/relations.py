@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from pytest_bertology.engine.announcing import announced
@@ -17,7 +14,8 @@ from pytest_bertology.measures.arguments import check_has_heads, check_model
 from pytest_bertology.measures.relation_cases import WHAT, Dependencies, dependencies, relation_cases
 from pytest_bertology.measures.relation_report import RelationReport, too_few_cases, unknown_relation
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.tasks.conllu import Sentence, TreesLike, read_conllu
+from pytest_bertology.tasks.conllu import TreesLike
+from pytest_bertology.tasks.two_parts import two_parts
 
 OFFSETS = (-3, -2, -1, 1, 2, 3)
 
@@ -61,7 +59,7 @@ def head_relations(
     check_has_heads(model)
     tried, named = _offsets(offsets), _named(relations)
     _check_numbers(min_cases, confidence)
-    reported, selecting, data, selection, left_out = _parts(conllu, select)
+    reported, selecting, data, selection, left_out = two_parts(conllu, select, "select", "choose by")
     words, choosing_words = (
         read_words(model, sentences, what=WHAT, name=name)
         for sentences, name in ((reported, data), (selecting, selection))
@@ -87,33 +85,6 @@ def head_relations(
         _selecting=relation_cases(model, choosing_words, choosing, batching),
         _words=words,
     )
-
-
-def _parts(conllu: TreesLike, select: TreesLike | None) -> tuple[Sequence[Sentence], Sequence[Sentence], str, str, int]:
-    """Sentences to report on and to choose by, their names, and how many may not choose."""
-    reported = read_conllu(conllu)
-    data = _name(conllu, reported)
-    if select is not None:
-        choosing = read_conllu(select)
-        selection = _name(select, choosing)
-    elif len(reported) < 2:
-        raise InvalidArgument("conllu", f"{data} (1 sentence)", "two sentences or more, of which every second chooses")
-    else:
-        choosing, reported = reported[::2], reported[1::2]
-        data, selection = f"{data} (every second)", f"{data} (the others)"
-    texts = {sentence.text for sentence in reported}
-    kept = [sentence for sentence in choosing if sentence.text not in texts]
-    if not kept:
-        argument = "conllu" if select is None else "select"
-        raise InvalidArgument(argument, selection, "sentences to choose by that are not all among those reported on")
-    return reported, kept, data, selection, len(choosing) - len(kept)
-
-
-def _name(source: TreesLike, sentences: Sequence[Sentence]) -> str:
-    if isinstance(source, str | os.PathLike):
-        return Path(source).name
-    digest = hashlib.sha256(repr([sentence.text for sentence in sentences]).encode()).hexdigest()[:4]
-    return f"a list (#{digest})"
 
 
 def _named(relations: Any) -> tuple[str, ...] | None:
