@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from pytest_bertology.errors import InvalidArgument, LabelMismatch, MalformedData, WrongTaskKind
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts
-from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, REGRESSION, TOKENS
+from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, REGRESSION, SPANS, TOKENS
 from pytest_bertology.tasks.task import Task
 
 IGNORED = -100
@@ -110,6 +110,8 @@ def _objective(model: ModelUnderTest, task: Task) -> str:
             needs = "labels for this model: it has no label column; name one with label=, or load a language model"
             raise WrongTaskKind(model.name, model.kind, task.name, needs)
         return model.kind
+    if task.kind == SPANS:
+        raise WrongTaskKind(model.name, model.kind, task.name, "a probe: spans are labelled by probe(...), by no model")
     needs = "token-classification" if task.kind == TOKENS else "sequence-classification"
     if model.kind != needs:
         raise WrongTaskKind(model.name, model.kind, task.name, f"a {needs} model ({task.kind})")

@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 Weights = TypeVar("Weights", Tensor, Array)
 
-_NO_OFFSETS = (
+NO_OFFSETS = (
     "its tokenizer does not tell which characters a token stands for; load a fast one, such as "
     "AutoTokenizer.from_pretrained(..., use_fast=True)"
 )
@@ -126,7 +126,7 @@ def read_words(model: ModelUnderTest, sentences: Sequence[Sentence], *, what: st
     """
     texts = read_texts(model, [sentence.text for sentence in sentences], argument="conllu")
     if texts.offsets is None:
-        raise CannotMeasure(what, type(model.model).__name__, _NO_OFFSETS)
+        raise CannotMeasure(what, type(model.model).__name__, NO_OFFSETS)
     texts = texts if name is None else replace(texts, name=name)
     assert texts.offsets is not None
     shares = tuple(

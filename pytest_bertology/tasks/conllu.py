@@ -34,6 +34,8 @@ class Sentence:
     spans: tuple[Span, ...]
     """For each word its characters in `text`, from and to. Words written as one (`du` for `de le`) share them."""
     sent_id: str | None = None
+    xpos: tuple[str, ...] = ()
+    """Language-specific tags; empty where the sentence was made without."""
 
     def __len__(self) -> int:
         return len(self.words)
@@ -83,6 +85,7 @@ class _Row:
     """The word's number, twice; or the numbers of the first and last word that are written as one."""
     form: str
     upos: str
+    xpos: str
     head: int
     relation: str
     space_after: bool
@@ -149,9 +152,9 @@ def _fields(line: str, source: str, where: str) -> _Row | None:
     fields = line.split("\t")
     if len(fields) != _COLUMNS:
         raise MalformedData(source, f"{where} has {len(fields)} fields, and CoNLL-U {_COLUMNS} separated by tabs")
-    number, form, _, upos, _, _, head, relation, _, misc = fields
+    number, form, _, upos, xpos, _, head, relation, _, misc = fields
     spaced = "SpaceAfter=No" not in misc.split("|")
-    return _row((number, form, upos, head, relation), spaced, source, where)
+    return _row((number, form, upos, xpos, head, relation), spaced, source, where)
 
 
 def _token(token: Mapping[str, Any], source: str, where: str) -> _Row | None:
@@ -165,15 +168,16 @@ def _token(token: Mapping[str, Any], source: str, where: str) -> _Row | None:
         number,
         token.get("form"),
         token.get("upos", token.get("upostag")),
+        token.get("xpos", token.get("xpostag")),
         token.get("head"),
         token.get("deprel"),
     )
-    number, form, upos, head, relation = (str("_" if value is None else value) for value in fields)
-    return _row((number, form, upos, head, relation), "SpaceAfter=No" not in parts, source, where)
+    number, form, upos, xpos, head, relation = (str("_" if value is None else value) for value in fields)
+    return _row((number, form, upos, xpos, head, relation), "SpaceAfter=No" not in parts, source, where)
 
 
-def _row(fields: tuple[str, str, str, str, str], spaced: bool, source: str, where: str) -> _Row | None:
-    number, form, upos, head, relation = fields
+def _row(fields: tuple[str, str, str, str, str, str], spaced: bool, source: str, where: str) -> _Row | None:
+    number, form, upos, xpos, head, relation = fields
     if not form:
         raise MalformedData(source, f"{where}: the word's form is empty")
     if _is_number(number):
@@ -181,10 +185,10 @@ def _row(fields: tuple[str, str, str, str, str], spaced: bool, source: str, wher
             raise MalformedData(source, f"{where}: the head of {form!r} is {head!r}, and no word's number")
         if relation in ("", "_"):
             raise MalformedData(source, f"{where}: {form!r} has no relation to its head")
-        return _Row(where, int(number), int(number), form, upos, int(head), relation, spaced)
+        return _Row(where, int(number), int(number), form, upos, xpos, int(head), relation, spaced)
     first, dash, last = number.partition("-")
     if dash and _is_number(first) and _is_number(last) and int(first) <= int(last):
-        return _Row(where, int(first), int(last), form, upos, -1, "", spaced)
+        return _Row(where, int(first), int(last), form, upos, xpos, -1, "", spaced)
     before, dot, after = number.partition(".")
     if dot and _is_number(before) and _is_number(after):
         return None
@@ -216,6 +220,7 @@ def _sentence(block: _Block) -> Sentence:
         text=text,
         spans=tuple(spans),
         sent_id=block.facts.get("sent_id"),
+        xpos=tuple(row.xpos for row in words) if any(row.xpos not in ("", "_") for row in words) else (),
     )
 
 

@@ -20,6 +20,7 @@ from pytest_bertology.tasks.metrics import (
 )
 from pytest_bertology.tasks.readers import Table, read
 from pytest_bertology.tasks.task import Task
+from pytest_bertology.tasks.trees import is_trees, trees_task
 
 _PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"))
 _TEXTS = ("sentence", "text", "tokens", "words", "content", "review")
@@ -44,8 +45,13 @@ def load_task(
     a regression, and no label column a language-modelling task. `metric` is a name or a function of labels and
     predictions; by default the kind's.
 
+    Of a .conllu file (or the sentences of `read_conllu`) `label` is "upos", "xpos" or "deprel", which label words, or
+    "arc", which labels pairs of words, a word and its head, with their relation; see `tasks.trees`.
+
     Raises TaskNotFound, MalformedData, MissingColumn, EmptyTask, SingleClass or UnknownMetric.
     """
+    if is_trees(source):
+        return trees_task(source, split=split, text=text, label=label, metric=metric)
     table = read(source, split)
     if table.rows == 0:
         raise EmptyTask(table.name)

@@ -17,6 +17,7 @@ CLASSIFICATION = "sequence-classification"
 REGRESSION = "regression"
 TOKENS = "token-classification"
 LANGUAGE = "language-modelling"
+SPANS = "span-labelling"
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,21 @@ def _perplexity(results: Results) -> float:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", (CLASSIFICATION, TOKENS, LANGUAGE), _accuracy),
-        Metric("f1", (CLASSIFICATION, TOKENS), _f1("default"), from_confusion=_confused_f1("default")),
-        Metric("f1_macro", (CLASSIFICATION, TOKENS), _f1("macro"), from_confusion=_confused_f1("macro")),
-        Metric("f1_micro", (CLASSIFICATION, TOKENS), _f1("micro"), from_confusion=_confused_f1("micro")),
-        Metric("matthews", (CLASSIFICATION, TOKENS), _matthews, from_confusion=_confused_matthews),
+        Metric("accuracy", (CLASSIFICATION, TOKENS, SPANS, LANGUAGE), _accuracy),
+        Metric("f1", (CLASSIFICATION, TOKENS, SPANS), _f1("default"), from_confusion=_confused_f1("default")),
+        Metric("f1_macro", (CLASSIFICATION, TOKENS, SPANS), _f1("macro"), from_confusion=_confused_f1("macro")),
+        Metric("f1_micro", (CLASSIFICATION, TOKENS, SPANS), _f1("micro"), from_confusion=_confused_f1("micro")),
+        Metric("matthews", (CLASSIFICATION, TOKENS, SPANS), _matthews, from_confusion=_confused_matthews),
         Metric("pearson", (REGRESSION,), _correlation("pearson")),
         Metric("spearman", (REGRESSION,), _correlation("spearman")),
         Metric("perplexity", (LANGUAGE,), _perplexity, higher_is_better=False),
         Metric("loss", (CLASSIFICATION, REGRESSION, TOKENS, LANGUAGE), _loss, higher_is_better=False),
     )
 }
-_DEFAULTS = {CLASSIFICATION: "accuracy", REGRESSION: "pearson", TOKENS: "accuracy", LANGUAGE: "perplexity"}
+_DEFAULTS = {
+    CLASSIFICATION: "accuracy",
+    REGRESSION: "pearson",
+    TOKENS: "accuracy",
+    SPANS: "accuracy",
+    LANGUAGE: "perplexity",
+}

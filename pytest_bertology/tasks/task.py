@@ -17,11 +17,13 @@ from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
     LANGUAGE,
     REGRESSION,
+    SPANS,
     TOKENS,
     Array,
     Metric,
     find_metric,
 )
+from pytest_bertology.tasks.written import Written, check_written
 
 Text: TypeAlias = "str | tuple[str, ...]"
 
@@ -36,17 +38,21 @@ class Task:
     name: str
     """For messages: the source it was loaded from."""
     kind: str
-    """"sequence-classification", "regression", "token-classification" or "language-modelling"."""
+    """"sequence-classification", "regression", "token-classification", "span-labelling" or "language-modelling"."""
     texts: tuple[Text, ...]
     """A string each; a pair of strings; or, for token classification, its words."""
     labels: tuple[Any, ...] | None
-    """A label each (int id, str name or float), or a tuple of labels for its words; None for language modelling."""
+    """A label each (int id, str name or float), or a tuple of labels for its words or spans; None without any."""
     pairs: bool = False
     """Whether `texts` are pairs."""
     label_names: tuple[str, ...] | None = None
     """All label names in the data set's own order, where it has one."""
     metric: Metric = field(default=None)  # type: ignore[assignment]
     """Judges the results; by default the kind's."""
+    written: tuple[Written, ...] | None = None
+    """The texts as they were written, and where in them the words are, or the spans (or pairs of spans) to label.
+
+    None for words that are known by themselves only, and for tasks of whole texts."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", find_metric(self.metric, self.kind))
@@ -56,8 +62,10 @@ class Task:
             raise MalformedData(self.name, f"{len(self.texts)} texts and {len(self.labels)} labels")
         if self.kind == TOKENS:
             self._check_words()
+        if self.kind == SPANS or self.written is not None:
+            self._check_written()
         distinct = set(self.flat_labels)
-        if self.kind in (CLASSIFICATION, TOKENS, REGRESSION) and len(distinct) < 2:
+        if self.kind in (CLASSIFICATION, TOKENS, SPANS, REGRESSION) and len(distinct) < 2:
             raise SingleClass(self.name, next(iter(distinct), None), len(self.flat_labels))
 
     def __len__(self) -> int:
@@ -72,15 +80,16 @@ class Task:
 
     @property
     def flat_labels(self) -> tuple[Any, ...]:
-        """One label per judged item: example, or word."""
+        """One label per judged item: example, word, or span."""
         if self.labels is None:
             return ()
-        return tuple(x for words in self.labels for x in words) if self.kind == TOKENS else self.labels
+        return tuple(x for words in self.labels for x in words) if self.kind in (TOKENS, SPANS) else self.labels
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of kind, texts and labels, as hexadecimal; the metric is not part of it."""
-        content = json.dumps([self.kind, self.pairs, self.texts, self.labels], ensure_ascii=True)
+        parts = [self.kind, self.pairs, self.texts, self.labels, *([] if self.written is None else [self.written])]
+        content = json.dumps(parts, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def with_metric(self, metric: str | Metric | Callable[[Any, Any], float] | None) -> Task:
@@ -94,8 +103,9 @@ class Task:
         """
         chosen = _positions(positions, self)
         labels = None if self.labels is None else tuple(self.labels[i] for i in chosen)
+        written = None if self.written is None else tuple(self.written[i] for i in chosen)
         name = self.name + _which(chosen, len(self))
-        return replace(self, name=name, texts=tuple(self.texts[i] for i in chosen), labels=labels)
+        return replace(self, name=name, texts=tuple(self.texts[i] for i in chosen), labels=labels, written=written)
 
     def label_ids(self, id2label: Mapping[int, str], model: str) -> tuple[Any, ...]:
         """The labels as the model's ids; raises LabelMismatch, which shows both sides.
@@ -108,9 +118,17 @@ class Task:
         translation = _translation(wanted, self.label_names, id2label)
         if translation is None:
             raise LabelMismatch(self.name, self.label_names or wanted, model, [id2label[i] for i in sorted(id2label)])
-        if self.kind == TOKENS:
+        if self.kind in (TOKENS, SPANS):
             return tuple(tuple(translation[label] for label in words) for words in self.labels)
         return tuple(translation[label] for label in self.labels)
+
+    def _check_written(self) -> None:
+        if self.kind not in (TOKENS, SPANS) or self.written is None or self.labels is None:
+            needed = "has no texts with spans, or no labels" if self.kind == SPANS else "is no task of words or spans"
+            raise MalformedData(self.name, f"it {needed}")
+        if len(self.written) != len(self.texts):
+            raise MalformedData(self.name, f"{len(self.texts)} texts and {len(self.written)} written ones")
+        check_written(self.name, self.written, self.labels, (1,) if self.kind == TOKENS else (1, 2))
 
     def _check_words(self) -> None:
         if self.labels is None:
@@ -177,4 +195,4 @@ def as_array(labels: Sequence[Any]) -> Array:
     return np.asarray(labels)
 
 
-__all__ = ["CLASSIFICATION", "LANGUAGE", "REGRESSION", "TOKENS", "Task", "Text", "as_array"]
+__all__ = ["CLASSIFICATION", "LANGUAGE", "REGRESSION", "SPANS", "TOKENS", "Task", "Text", "as_array"]

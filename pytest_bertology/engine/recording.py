@@ -1,0 +1,172 @@
+"""Hidden states of texts, recorded once on disk and shared by all that ask for them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.states import States, stream_states
+from pytest_bertology.engine.store import result_key
+from pytest_bertology.engine.texts import Texts
+from pytest_bertology.errors import TooMuchMemory
+from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.items import Ints
+
+Vectors = npt.NDArray[np.floating[Any]]
+
+LIMIT = 8 * 2**30
+"""Bytes on disk that recordings which nobody holds any more may take together."""
+
+
+class Recording:
+    """The hidden states of some units of texts, layer by layer, in files that are read as they are needed.
+
+    A unit is one token or the mean of several. The files are deleted when nobody holds the recording any more.
+    """
+
+    def __init__(self, units: int) -> None:
+        self.units = units
+        self._folder = Path(tempfile.mkdtemp(prefix="bertology-states-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._files: dict[int, npt.NDArray[Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"Recording({self.units} units, layers 0 to {self.layers}, {self.bytes / 2**20:.0f} MiB)"
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are, the embeddings not counted: `vectors` takes 0 to that."""
+        return len(self._files) - 1
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(int(array.nbytes) for array in self._files.values())
+
+    def vectors(self, layer: int) -> Vectors:
+        """(units, width) of one layer, memory-mapped and read-only; 0 is the embeddings."""
+        return self._files[layer]
+
+    def _create(self, layer: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        needed, free = self.units * width * dtype.itemsize, shutil.disk_usage(self._folder).free
+        if needed > free:
+            advice = "Take fewer texts, or set the environment variable TMPDIR to a folder with more room."
+            raise TooMuchMemory(f"one layer's states in {self._folder.parent}", needed, free, advice)
+        path = self._folder / f"layer-{layer}.npy"
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(self.units, width))
+
+    def _close(self) -> None:
+        """Written once, only read from now on; what is written need not stay in memory."""
+        for layer in sorted(self._files):
+            array = self._files[layer]
+            assert isinstance(array, np.memmap)
+            array.flush()
+            self._files[layer] = np.load(self._folder / f"layer-{layer}.npy", mmap_mode="r")
+
+
+_held: OrderedDict[str, Recording] = OrderedDict()
+_lock = Lock()
+
+
+def record(
+    model: ModelUnderTest,
+    texts: Texts,
+    units: Sequence[Sequence[Ints]],
+    *,
+    what: str,
+    stack: str | None = None,
+    batching: Batching | None = None,
+) -> Recording:
+    """The hidden states of units of texts, all layers, under the masks in force: from one pass over the texts.
+
+    `units` are, for each text, the positions of the tokens of each unit, of which the mean is recorded. Texts are run
+    in an order of their own, so that the order in which they are given changes nothing. The same model, mask, texts and
+    units are run once, as long as recordings take no more than 8 GiB on disk; not so where attention is changed, layers
+    are skipped, or hooks of others are there.
+
+    Raises what `stream_states` raises, and TooMuchMemory where there is no room on disk.
+    """
+    batching = batching or Batching()
+    known = not (model.altered() or model.in_force() is None)
+    key = ""
+    if known:
+        digest = hashlib.sha256(repr([[tokens.tolist() for tokens in text] for text in units]).encode()).hexdigest()
+        with model.frozen():
+            key = result_key(f"states 1, {stack}, {digest}", model, texts.encoded, model.mask_in_force(), batching)
+        with _lock:
+            found = _held.get(key)
+            if found is not None:
+                _held.move_to_end(key)
+                return found
+    made = _recorded(model, texts, units, what, stack, batching)
+    if known:
+        with _lock:
+            _held[key] = made
+            while len(_held) > 1 and sum(each.bytes for each in _held.values()) > LIMIT:
+                _held.popitem(last=False)
+    return made
+
+
+def forget_recordings() -> None:
+    """Let go of all recordings; those that nobody else holds are deleted."""
+    with _lock:
+        _held.clear()
+
+
+def _recorded(
+    model: ModelUnderTest,
+    texts: Texts,
+    units: Sequence[Sequence[Ints]],
+    what: str,
+    stack: str | None,
+    batching: Batching,
+) -> Recording:
+    counts = [len(each) for each in units]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+    made = Recording(starts[-1])
+    order = sorted(range(len(texts)), key=lambda index: texts.encoded.examples[index].ids)
+    pooling = [_pooling(units[index], len(texts.ids(index))) for index in order]
+    examples = tuple(texts.encoded.examples[index] for index in order)
+    encoded = replace(texts.encoded, examples=examples, truncated=())
+    ordered = replace(
+        texts, encoded=encoded, texts=tuple(texts.texts[index] for index in order), offsets=None, special=()
+    )
+
+    def write(states: States) -> None:
+        file = made._files.get(states.layer)
+        for position, each in states.each():
+            if file is None:
+                dtype = np.dtype(np.float64 if each.dtype == torch.float64 else np.float32)
+                file = made._files[states.layer] = made._create(states.layer, each.shape[-1], dtype)
+            weights = pooling[position]
+            pooled = each[weights] if weights.ndim == 1 else weights.to(each.device, each.dtype) @ each
+            text = order[position]
+            file[starts[text] : starts[text + 1]] = pooled.cpu().numpy()
+
+    stream_states(model, ordered, write, what=what, stack=stack, batching=batching)
+    made._close()
+    return made
+
+
+def _pooling(units: Sequence[Ints], tokens: int) -> Tensor:
+    """(units,) positions, where each unit is one token; else (units, tokens) weights of means."""
+    if all(len(each) == 1 for each in units):
+        return torch.tensor([int(each[0]) for each in units], dtype=torch.int64)
+    weights = torch.zeros(len(units), tokens, dtype=torch.float64)
+    for row, each in enumerate(units):
+        weights[row, torch.as_tensor(each)] = 1.0 / len(each)
+    return weights
