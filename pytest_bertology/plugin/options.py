@@ -86,7 +86,8 @@ def _model(value: str) -> str | None:
 
 
 def _task(value: str) -> str | None:
-    looks_like_path = value.startswith((".", "/", "~")) or re.search(r"\.(csv|tsv|jsonl|parquet|conllu)$", value)
+    ending = re.search(r"\.(csv|tsv|jsonl|parquet|conllu|conll|bio|iob2)$", value)
+    looks_like_path = value.startswith((".", "/", "~")) or ending
     return "a hub name, or an existing file or folder" if looks_like_path and not Path(value).exists() else None
 
 
@@ -122,7 +123,8 @@ OPTIONS = (
     ),
     Option(
         "task",
-        "the data it is judged on: a .csv, .tsv, .jsonl or .parquet file, a hub name such as glue/sst2, or 'embedded'",
+        "the data it is judged on: a .csv, .tsv, .jsonl, .parquet, .conllu or .conll file, a hub name such as glue/sst2, "
+        "or 'embedded'",
         metavar="TASK",
         check=_task,
         path=True,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData, MissingColumn
+from pytest_bertology.tasks.bio import columns_task, is_columns
+from pytest_bertology.tasks.edges import ends_task, has_ends, has_targets, targets_task
 from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
     LANGUAGE,
@@ -33,7 +35,7 @@ def load_task(
     *,
     split: str | None = None,
     text: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | int | None = None,
     metric: str | Metric | Callable[[Any, Any], float] | None = None,
 ) -> Task:
     """Load labelled examples from a file, a folder, the hub, columns or a live `datasets.Dataset`.
@@ -45,18 +47,35 @@ def load_task(
     a regression, and no label column a language-modelling task. `metric` is a name or a function of labels and
     predictions; by default the kind's.
 
-    Of a .conllu file (or the sentences of `read_conllu`) `label` is "upos", "xpos" or "deprel", which label words, or
-    "arc", which labels pairs of words, a word and its head, with their relation; see `tasks.trees`.
+    For probes, words, spans and pairs of spans are labelled by these:
+
+    - A .conllu file (or the sentences of `read_conllu`): `label` is "upos", "xpos" or "deprel", which label words, or
+      "arc", which labels pairs of words, a word and its head, with their relation; see `tasks.trees`.
+    - A .conll, .bio or .iob2 file, one word and its tags on a line: `label` is the number of the tags' column from 0,
+      by default the last, or "entity" for the spans that B-I-O tags mark, each labelled with its type, and no others;
+      see `tasks.bio.columns_task`.
+    - A column `targets` of lists of {"span1": [a, b], "span2": [c, d], "label": "x"}, `span2` or not, as edge probing
+      has them in JSON lines: spans are tokens of the text between white space, from and to, the end excluded; see
+      `tasks.edges.targets_task`.
+    - Columns `start1`, `end1` and, of relations, `start2`, `end2`: characters of the text, from and to, the end
+      excluded, a row for each item; see `tasks.edges.ends_task`.
 
     Raises TaskNotFound, MalformedData, MissingColumn, EmptyTask, SingleClass or UnknownMetric.
     """
     if is_trees(source):
-        return trees_task(source, split=split, text=text, label=label, metric=metric)
+        named = None if label is None else str(label)
+        return trees_task(source, split=split, text=text, label=named, metric=metric)
+    if isinstance(source, str | os.PathLike) and is_columns(source):
+        return columns_task(source, split=split, text=text, label=label, metric=metric)
     table = read(source, split)
     if table.rows == 0:
         raise EmptyTask(table.name)
+    if has_targets(table, label):
+        return targets_task(table, text=text, metric=metric)
     names = _text_columns(table, text)
     label_name = _label_column(table, label, names)
+    if has_ends(table) and len(names) == 1 and label_name is not None:
+        return ends_task(table, names[0], label_name, metric)
     texts = _texts(table, names)
     wordwise = len(names) == 1 and isinstance(texts[0], tuple)
     if label_name is None:
@@ -110,7 +129,7 @@ def _text_columns(table: Table, text: str | Sequence[str] | None) -> tuple[str, 
     raise MissingColumn(table.name, wanted, list(table.columns), "text=")
 
 
-def _label_column(table: Table, label: str | None, texts: Sequence[str]) -> str | None:
+def _label_column(table: Table, label: str | int | None, texts: Sequence[str]) -> str | None:
     if label is not None:
         if label not in table.columns:
             raise MissingColumn(table.name, f"label column {label!r}", list(table.columns), "label=")

@@ -8,10 +8,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pytest_bertology.errors import InvalidArgument, MalformedData, TaskNotFound
 from pytest_bertology.names import EMBEDDED
+
+Columns: TypeAlias = dict[str, list[Any]]
+Read: TypeAlias = tuple[Columns, list[int]]
+"""Columns, and the line of each example where that is known."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,12 @@ class Table:
     name: str
     columns: dict[str, list[Any]]
     class_names: dict[str, tuple[str, ...]]
+    lines: tuple[int, ...] = ()
+    """Where each example stands in its file, from 1, where that is known."""
+
+    def where(self, row: int) -> str:
+        """What to call an example in a message."""
+        return f"line {self.lines[row]}" if self.lines else f"example {row}"
 
     @property
     def rows(self) -> int:
@@ -73,20 +83,22 @@ def _from_file(path: Path) -> Table:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise TaskNotFound(str(path), f"files are read by their ending, one of {', '.join(_READERS)}")
-    columns = reader(path)
-    return Table(path.name, columns, {})
+    columns, lines = reader(path)
+    return Table(path.name, columns, {}, tuple(lines))
 
 
-def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Path], dict[str, list[Any]]]:
-    def read_delimited(path: Path) -> dict[str, list[Any]]:
+def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Path], Read]:
+    def read_delimited(path: Path) -> Read:
         with _opened(path) as file:
             try:
-                rows = list(csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
+                reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+                numbered = [(reader.line_num, row) for row in reader]
             except (csv.Error, UnicodeDecodeError) as error:
                 raise MalformedData(str(path), str(error)) from None
-        rows = [row for row in rows if row]
+        lines = [line for line, row in numbered if row]
+        rows = [row for _, row in numbered if row]
         if not rows:
-            return {}
+            return {}, []
         header = [name.strip().lstrip("\ufeff") for name in rows[0]]
         if len(set(header)) != len(header):
             raise MalformedData(str(path), f"two columns have one name: {', '.join(header)}")
@@ -95,13 +107,13 @@ def _delimited(delimiter: str, quoting: Literal[0, 3]) -> Callable[[Path], dict[
                 raise MalformedData(
                     str(path), f"row {number} has {len(row)} fields and the header {len(header)}: {', '.join(header)}"
                 )
-        return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+        return {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}, lines[1:]
 
     return read_delimited
 
 
-def _jsonl(path: Path) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
+def _jsonl(path: Path) -> Read:
+    columns: Columns = {}
     with _opened(path) as file:
         try:
             lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
@@ -118,10 +130,10 @@ def _jsonl(path: Path) -> dict[str, list[Any]]:
             raise MalformedData(str(path), f"line {number} has {sorted(row)}, and the first has {sorted(columns)}")
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
-    return columns
+    return columns, [number for number, _ in lines]
 
 
-def _parquet(path: Path) -> dict[str, list[Any]]:
+def _parquet(path: Path) -> Read:
     import pyarrow
     import pyarrow.parquet
 
@@ -129,10 +141,10 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise MalformedData(str(path), f"not a parquet file ({error})") from None
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    return {name: table.column(name).to_pylist() for name in table.column_names}, []
 
 
-_READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
+_READERS: dict[str, Callable[[Path], Read]] = {
     ".csv": _delimited(",", csv.QUOTE_MINIMAL),
     # Tab-separated corpora (GLUE among them) carry bare quotation marks that quote nothing.
     ".tsv": _delimited("\t", csv.QUOTE_NONE),
