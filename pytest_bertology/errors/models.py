@@ -207,6 +207,34 @@ class AttentionNotChanged(BertologyError):
         super().__init__(f"the change of attention had no effect: {problem}")
 
 
+class CannotErase(BertologyError):
+    """Hidden states that are not found where they could be projected, or are read from elsewhere."""
+
+    def __init__(self, architecture: str, reason: str) -> None:
+        self.architecture = architecture
+        self.reason = reason
+        super().__init__(f"nothing can be erased from the hidden states of this {architecture}: {reason}.")
+
+
+class ErasureNotApplied(BertologyError):
+    """Something was to be erased, the model ran, and nothing was."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"the erasure had no effect: {problem}")
+
+
+class ErasedByAnotherThread(BertologyError):
+    """A thread ran a model of which another thread erases something."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        super().__init__(
+            f"another thread erases something of this {architecture}, which holds only in the thread that entered it. "
+            "Run the model there, or give this thread a model of its own (copy.deepcopy(model), before)."
+        )
+
+
 class BackwardAfterMask(BertologyError):
     """Gradient checkpointing ran layers again after the mask of their forward pass was left."""
 

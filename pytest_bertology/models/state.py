@@ -23,7 +23,7 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
-_CONTEXTS = ("pytest_bertology.models.skipping", "pytest_bertology.models.units")
+_CONTEXTS = tuple(f"pytest_bertology.models.{name}" for name in ("skipping", "units", "erasing"))
 
 
 def only_watches(hook: object) -> bool:
@@ -37,7 +37,7 @@ def _gates(hook: object) -> bool:
 
 
 def _in_force(hook: object) -> bool:
-    """Whether a hook is of any context of this package, layers skipped and units masked among them."""
+    """Whether a hook is of any context of this package, layers skipped, units masked and erasures among them."""
     return _gates(hook) or getattr(hook, "__module__", None) in _CONTEXTS
 
 

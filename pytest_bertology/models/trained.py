@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pytest_bertology.models.erasing import erased, unerased
 from pytest_bertology.models.intervening import unchanged
 from pytest_bertology.models.skipping import skipped, unskipped
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def as_trained(model: ModelUnderTest) -> Iterator[None]:
-    """Attention as trained and no layer skipped, whatever is in force outside; masks stay."""
-    with unchanged(model), unskipped(model):
+    """Attention as trained, no layer skipped and nothing erased, whatever is in force outside; masks stay."""
+    with unchanged(model), unskipped(model), unerased(model):
         yield
 
 
 def departs(model: ModelUnderTest) -> bool:
     """Whether, masks aside, something is in force in this thread that `as_trained` takes away."""
-    return model.attention_changed() or bool(skipped(model))
+    return model.attention_changed() or bool(skipped(model)) or bool(erased(model))

@@ -31,6 +31,7 @@ from pytest_bertology.errors import (
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, Unit, UnitMap
 from pytest_bertology.models import compiling, intervening, state
+from pytest_bertology.models import erasing as erasing_of
 from pytest_bertology.models import skipping as skipping_of
 from pytest_bertology.models.changing import ChangesAttention
 from pytest_bertology.models.discovery import Discovery, discover
@@ -49,9 +50,10 @@ from pytest_bertology.models.units import places, units_masked, without_units
 from pytest_bertology.models.units import unwind as unwind_units
 
 _CHANGED = "its attention is changed (model.with_…_attention(…)), and that would be lost: leave the context first"
+_LOST = "units are masked, layers skipped or states erased, which would not be saved: leave that"
 
 
-class ModelUnderTest(ChangesAttention):
+class ModelUnderTest(ChangesAttention, erasing_of.ErasesStates):
     """A transformers model whose attention heads can be masked, with the proof that masks act.
 
     Made by `load_model`. Nothing is left on the model while no mask is in force. Raises, when made, NoAttentionHeads,
@@ -253,8 +255,8 @@ class ModelUnderTest(ChangesAttention):
         """
         if any(gate is not None and bool((gate != 1.0).any()) for gate in self._gating.current()):
             raise CannotSave(str(folder), "a mask is in force, and it would not be saved: leave it first")
-        if self._units_masked or skipped(self):
-            raise CannotSave(str(folder), "units are masked or layers skipped, which would not be saved: leave that")
+        if self._units_masked or skipped(self) or self.erased():
+            raise CannotSave(str(folder), _LOST)
         if self.attention_changed():
             raise CannotSave(str(folder), _CHANGED)
         return save(self.model, self.tokenizer, folder)
@@ -320,16 +322,18 @@ class ModelUnderTest(ChangesAttention):
         return sum(self.contexts_open()[:2])
 
     def contexts_open(self) -> tuple[int, ...]:
-        """How many masks and gates, changes of attention, and layers skipped and units masked are in force."""
-        return self._gating.depth(), intervening.depth(self), skipping_of.depth(self), len(self._units_masked)
+        """How many masks and gates, changes of attention, layers skipped, units masked and erasures are in force."""
+        depths = (each.depth(self) for each in (intervening, skipping_of))
+        return self._gating.depth(), *depths, len(self._units_masked), erasing_of.depth(self)
 
     def close_contexts(self, beyond: tuple[int, ...] = ()) -> None:
         """Close what was entered in this thread and never left, as in a notebook cell that was interrupted.
 
-        Masks, gates, changes of attention, skipped layers and masked units; the model is then as it was loaded.
+        Of all kinds that `contexts_open` counts; the model is then as it was loaded.
         `beyond` is what `contexts_open` said before: what was open then stays open.
         """
-        gates, changes, skips, units = beyond or (0,) * 4
+        gates, changes, skips, units, erasures = beyond or (0,) * 5
+        erasing_of.unwind(self, erasures)
         unwind_units(self._units_masked, units)
         skipping_of.unwind(self, skips)
         intervening.unwind(self, changes)
@@ -338,8 +342,8 @@ class ModelUnderTest(ChangesAttention):
     def in_force(self) -> tuple[Any, ...] | None:
         """The gates and changes of attention in force in this thread; equal for equals.
 
-        None where layers are skipped or units masked, hooks of others are there or a forward was replaced: what the
-        model computes is then not told by anything that could be compared later.
+        None where layers are skipped, units masked or states erased, hooks of others are there or a forward was
+        replaced: what the model computes is then not told by anything that could be compared later.
         """
         if self._gating.others_hooks():
             return None
@@ -349,8 +353,7 @@ class ModelUnderTest(ChangesAttention):
     def altered(self) -> bool:
         """Whether results are not those of the weights and masks alone.
 
-        Changes of attention are in force; or hooks that are not of this package, or a replaced forward, may change what
-        the model computes.
+        Changes of attention are in force; or other hooks, or a replaced forward, may change what the model computes.
         """
         return self.attention_changed() or self._gating.others_hooks()
 

@@ -365,7 +365,7 @@ def test_a_context_that_was_never_left_can_be_closed(name):
         model.with_top_k_attention(1).__enter__()
         model.skipping([1]).__enter__()
         model.close_contexts()
-        assert model.contexts_open() == (0, 0, 0, 0)
+        assert model.contexts_open() == (0, 0, 0, 0, 0)
     assert AttentionInterface.get_interface is look_up
     assert np.array_equal(evaluate(model, TASK).logits, plain)
     one.__exit__(None, None, None)

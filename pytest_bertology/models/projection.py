@@ -1,0 +1,74 @@
+"""What is taken out of hidden states: affine maps, each of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_bertology.errors import InvalidArgument
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Projection:
+    """An affine map of one layer's states, x ↦ x − P(x − μ), with P = left · rightᵀ and P · P = P."""
+
+    layer: int
+    """0 the embeddings, n what the n-th block gives."""
+    mean: Array
+    """(width,) μ."""
+    left: Array
+    """(width, rank)"""
+    right: Array
+    """(width, rank)"""
+    stack: str | None = None
+    """"encoder" or "decoder" of an encoder-decoder model; None there: the encoder."""
+
+    def __repr__(self) -> str:
+        return f"Projection(layer {self.layer}, rank {self.rank} of {self.width})"
+
+    @property
+    def width(self) -> int:
+        """How many numbers a state has."""
+        return len(self.mean)
+
+    @property
+    def rank(self) -> int:
+        """How many directions are taken away."""
+        return int(self.left.shape[1])
+
+    def to_numpy(self) -> Array:
+        """(width, width) P."""
+        return self.left @ self.right.T
+
+    def __call__(self, vectors: npt.NDArray[Any]) -> Array:
+        """What is left of (items, width) states, in float64."""
+        own = vectors.astype(np.float64)
+        own -= ((own - self.mean) @ self.right) @ self.left.T
+        return own
+
+
+class HasProjections(Protocol):
+    """What `erase` returns."""
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """One for each layer."""
+
+
+def projections_of(erasures: Iterable[Any]) -> tuple[Projection, ...]:
+    """All projections of erasures, in order; raises InvalidArgument for none, or what has none."""
+    found: list[Projection] = []
+    for each in erasures:
+        own = (each,) if isinstance(each, Projection) else getattr(each, "projections", ())
+        if not own or not all(isinstance(part, Projection) for part in own):
+            raise InvalidArgument("erasures", type(each).__name__, "what erase(...) returns")
+        found += own
+    if not found:
+        raise InvalidArgument("erasures", [], "what erase(...) returns")
+    return tuple(found)
