@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         assert_top_k_attention_ok,
     )
     from pytest_bertology.checks.layers import assert_layers_droppable
+    from pytest_bertology.checks.probe_retention import assert_probe_retained, assert_probe_tracks_loss
     from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.relations import assert_head_tracks
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.attention_probe import attention_probe
     from pytest_bertology.measures.cat import CatReport, cat_score
     from pytest_bertology.measures.changed_retention import ChangedRetention
+    from pytest_bertology.measures.compression_path import CompressionPath, compression_path
     from pytest_bertology.measures.constant_attention import ConstantCurve, constant_attention, constant_curve
     from pytest_bertology.measures.cost import Cost, cost
     from pytest_bertology.measures.curve import CurvePoint, PruningCurve, pruning_curve
@@ -75,6 +77,9 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.own_methods import using_importance_method
     from pytest_bertology.measures.pattern_mass import pattern_mass
     from pytest_bertology.measures.probe_report import AttentionProbe
+    from pytest_bertology.measures.probe_retention import ProbeRetention, probe_retention
+    from pytest_bertology.measures.probing import probe
+    from pytest_bertology.measures.probing_report import LayerProbe, ProbeReport
     from pytest_bertology.measures.relation_report import RelationReport, TrackedRelation
     from pytest_bertology.measures.relations import head_relations
     from pytest_bertology.measures.retention import Retention
@@ -102,6 +107,12 @@ _HOMES = {
     "AllButOneReport": "measures.all_but_one",
     "AttentionMaps": "measures.attention_maps",
     "AttentionProbe": "measures.probe_report",
+    "assert_probe_retained": "checks.probe_retention",
+    "assert_probe_tracks_loss": "checks.probe_retention",
+    "probe_retention": "measures.probe_retention",
+    "ProbeRetention": "measures.probe_retention",
+    "compression_path": "measures.compression_path",
+    "CompressionPath": "measures.compression_path",
     "AttentionStatistics": "measures.attention",
     "Batching": "engine.batching",
     "Blocks": "models.blocks",
@@ -123,11 +134,13 @@ _HOMES = {
     "HiddenStates": "measures.hidden_states",
     "LayerDistance": "measures.distances",
     "LayerDistances": "measures.distances",
+    "LayerProbe": "measures.probing_report",
     "LayerRetention": "measures.layer_retention",
     "LogitDistance": "measures.distances",
     "ModelUnderTest": "models",
     "Neuron": "heads",
     "Outcomes": "measures.evaluation",
+    "ProbeReport": "measures.probing_report",
     "PrunedModel": "measures.structural",
     "PruningCurve": "measures.curve",
     "PruningResult": "search.result",
@@ -205,6 +218,7 @@ _HOMES = {
     "load_task": "tasks",
     "logit_distance": "measures.distances",
     "pattern_mass": "measures.pattern_mass",
+    "probe": "measures.probing",
     "pruning_curve": "measures.curve",
     "read_conllu": "tasks.conllu",
     "save_figure": "report.saving",
@@ -221,6 +235,12 @@ __all__ = [  # noqa: RUF022
     "AllButOneReport",
     "AttentionMaps",
     "AttentionProbe",
+    "assert_probe_retained",
+    "assert_probe_tracks_loss",
+    "probe_retention",
+    "ProbeRetention",
+    "compression_path",
+    "CompressionPath",
     "AttentionStatistics",
     "Batching",
     "Blocks",
@@ -242,11 +262,13 @@ __all__ = [  # noqa: RUF022
     "HiddenStates",
     "LayerDistance",
     "LayerDistances",
+    "LayerProbe",
     "LayerRetention",
     "LogitDistance",
     "ModelUnderTest",
     "Neuron",
     "Outcomes",
+    "ProbeReport",
     "PrunedModel",
     "PruningCurve",
     "PruningResult",
@@ -324,6 +346,7 @@ __all__ = [  # noqa: RUF022
     "load_task",
     "logit_distance",
     "pattern_mass",
+    "probe",
     "pruning_curve",
     "read_conllu",
     "save_figure",

@@ -100,6 +100,10 @@ class ProbingData:
         """Items judged on whose label is not trained on."""
         return int((self.parts[TESTED].labels == len(self.classes)).sum())
 
+    def units(self, part: str) -> tuple[tuple[Ints, ...], ...]:
+        """For each text of a part, the tokens of each unit that is recorded."""
+        return self._units[PARTS.index(part)]
+
     def record(
         self, model: ModelUnderTest, *, what: str, stack: str | None = None, batching: Batching | None = None
     ) -> States:
