@@ -101,9 +101,9 @@ def assert_probe_tracks_loss(
 ) -> CompressionPath:
     """Assert that along a path of compression a probe's score falls as the model's own does; return the path.
 
-    `compression_path` says how the path is made and probed (Nikoulina et al. 2021, the rediscovery hypothesis). The rank
-    correlation (Spearman) of probing scores with how good the model is on `model_task`, a loss turned round, must be at
-    least `min_correlation`. Few points say little: the failure page and the result carry a p-value.
+    `compression_path` says how the path is made and probed (Nikoulina et al. 2021, the rediscovery hypothesis). The
+    rank correlation (Spearman) of probing scores with how good the model is on `model_task`, a loss turned round, must
+    be at least `min_correlation`. Few points say little: the failure page and the result carry a p-value.
 
     Raises CheckFailed; UndefinedScore where probe or model score the same at every point; InvalidArgument for a
     correlation outside −1 to 1 or of −1, on which the check could not fail.

@@ -177,7 +177,8 @@ def compression_path(
             found = report.at(chosen)
             points.append(PathPoint(name, found.score, found.interval, outcomes.score))
             show(len(points))
-    assert report is not None and outcomes is not None
+    assert report is not None
+    assert outcomes is not None
     return CompressionPath(
         model.name,
         tuple(points),

@@ -63,7 +63,8 @@ class ProbeRetention:
     @property
     def drop(self) -> float:
         """How much worse the masked model's probe is; negative where it is better."""
-        return self.baseline.metric.drop(self.baseline_score, self.score)
+        drop: float = self.baseline.metric.drop(self.baseline_score, self.score)
+        return drop
 
     @property
     def relative_drop(self) -> float:
