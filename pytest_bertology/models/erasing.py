@@ -169,7 +169,7 @@ class _Erasures:
         if threading.get_ident() not in self.threads:
             raise ErasedByAnotherThread(type(self.model).__name__)
         frame = self.current()
-        if frame.changes and torch.is_grad_enabled() and _checkpoints(self.model):  # type: ignore[arg-type]
+        if frame.changes and torch.is_grad_enabled() and _checkpoints(self.model):
             reason = "gradient checkpointing runs its layers again when the erasure is no longer in force"
             raise CannotErase(type(self.model).__name__, reason)
         frame.forwards += 1

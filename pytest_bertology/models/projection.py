@@ -44,7 +44,8 @@ class Projection:
 
     def to_numpy(self) -> Array:
         """(width, width) P."""
-        return self.left @ self.right.T
+        found: Array = self.left @ self.right.T
+        return found
 
     def __call__(self, vectors: npt.NDArray[Any]) -> Array:
         """What is left of (items, width) states, in float64."""
