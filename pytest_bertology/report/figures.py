@@ -18,6 +18,8 @@ from pytest_bertology.measures.ablation import AblationReport
 from pytest_bertology.measures.all_but_one import AllButOneReport
 from pytest_bertology.measures.attention import AttentionStatistics
 from pytest_bertology.measures.attention_maps import HeadView
+from pytest_bertology.measures.code_length_report import CodeLengthReport
+from pytest_bertology.measures.compression_path import CompressionPath
 from pytest_bertology.measures.constant_attention import ConstantCurve
 from pytest_bertology.measures.curve import PruningCurve
 from pytest_bertology.measures.divergence import HeadDivergence
@@ -55,7 +57,7 @@ def figure_of(thing: Any, title: str | None = None) -> Figure:
         return all_but_one_map(thing, title)
     if isinstance(thing, PruningCurve):
         return curve(thing, title)
-    found = _of_attention(thing, title)
+    found = _of_attention(thing, title) or _of_probes(thing, title)
     if found is not None:
         return found
     shown = "head scores, a report on ablation, attention or relations, a curve, heads in the plane, a view of a head"
@@ -66,6 +68,7 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows a result on attention; None for anything else."""
     from pytest_bertology.report import (
         attention_figures,
+        code_length_figure,
         constant_figure,
         divergence_figure,
         embedding_figure,
@@ -84,8 +87,19 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
         return embedding_figure.embedding_figure(thing[0], thing[1], title)
     if isinstance(thing, HeadDivergence):
         return divergence_figure.divergence_map(thing, title)
+    if isinstance(thing, CodeLengthReport):
+        return code_length_figure.code_length_figure(thing, title)
     if isinstance(thing, ConstantCurve):
         return constant_figure.constant_curves(thing, title=title)
+    return None
+
+
+def _of_probes(thing: Any, title: str | None) -> Figure | None:
+    """The figure that shows what probes found; None for anything else."""
+    from pytest_bertology.report import path_figure
+
+    if isinstance(thing, CompressionPath):
+        return path_figure.compression_figure(thing, title)
     return None
 
 
