@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.attention import assert_entropy_between, assert_head_attends
     from pytest_bertology.checks.candidates import assert_same_outputs
     from pytest_bertology.checks.code import assert_cat_score
+    from pytest_bertology.checks.code_length import assert_compression
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
     from pytest_bertology.checks.heads import (
         assert_head_redundant,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.attention_probe import attention_probe
     from pytest_bertology.measures.cat import CatReport, cat_score
     from pytest_bertology.measures.changed_retention import ChangedRetention
+    from pytest_bertology.measures.code_length import description_length
+    from pytest_bertology.measures.code_length_report import CodeLengthReport
     from pytest_bertology.measures.compression_path import CompressionPath, compression_path
     from pytest_bertology.measures.constant_attention import ConstantCurve, constant_attention, constant_curve
     from pytest_bertology.measures.cost import Cost, cost
@@ -113,6 +116,7 @@ _HOMES = {
     "CatReport": "measures.cat",
     "ChangedRetention": "measures.changed_retention",
     "CheckFailed": "checks.verdicts",
+    "CodeLengthReport": "measures.code_length_report",
     "CompressionPath": "measures.compression_path",
     "ConstantAttention": "models.constants",
     "ConstantCurve": "measures.constant_attention",
@@ -161,6 +165,7 @@ _HOMES = {
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
     "assert_cat_score": "checks.code",
+    "assert_compression": "checks.code_length",
     "assert_constant_attention_ok": "checks.interventions",
     "assert_entropy_between": "checks.attention",
     "assert_faster": "checks.costs",
@@ -202,6 +207,7 @@ _HOMES = {
     "constant_attention": "measures.constant_attention",
     "constant_curve": "measures.constant_attention",
     "cost": "measures.cost",
+    "description_length": "measures.code_length",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
     "find_prunable_heads": "search.finding",
@@ -241,6 +247,7 @@ __all__ = [
     "CatReport",
     "ChangedRetention",
     "CheckFailed",
+    "CodeLengthReport",
     "CompressionPath",
     "ConstantAttention",
     "ConstantCurve",
@@ -289,6 +296,7 @@ __all__ = [
     "ablate_all_but_one",
     "ablate_heads",
     "assert_cat_score",
+    "assert_compression",
     "assert_constant_attention_ok",
     "assert_entropy_between",
     "assert_faster",
@@ -330,6 +338,7 @@ __all__ = [
     "constant_attention",
     "constant_curve",
     "cost",
+    "description_length",
     "evaluate",
     "evaluate_masks",
     "find_prunable_heads",
