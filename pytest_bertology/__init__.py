@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pytest_bertology.checks.attention import assert_entropy_between, assert_head_attends
     from pytest_bertology.checks.candidates import assert_same_outputs
+    from pytest_bertology.checks.claims import assert_claim
     from pytest_bertology.checks.code import assert_cat_score
     from pytest_bertology.checks.code_length import assert_compression
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.attention_probe import attention_probe
     from pytest_bertology.measures.cat import CatReport, cat_score
     from pytest_bertology.measures.changed_retention import ChangedRetention
+    from pytest_bertology.measures.claims import examine_claim
+    from pytest_bertology.measures.claims_catalogue import Claim, claims
+    from pytest_bertology.measures.claims_finding import ClaimFinding
     from pytest_bertology.measures.code_length import description_length
     from pytest_bertology.measures.code_length_report import CodeLengthReport
     from pytest_bertology.measures.compression_path import CompressionPath, compression_path
@@ -116,6 +120,8 @@ _HOMES = {
     "CatReport": "measures.cat",
     "ChangedRetention": "measures.changed_retention",
     "CheckFailed": "checks.verdicts",
+    "Claim": "measures.claims_catalogue",
+    "ClaimFinding": "measures.claims_finding",
     "CodeLengthReport": "measures.code_length_report",
     "CompressionPath": "measures.compression_path",
     "ConstantAttention": "models.constants",
@@ -165,6 +171,7 @@ _HOMES = {
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
     "assert_cat_score": "checks.code",
+    "assert_claim": "checks.claims",
     "assert_compression": "checks.code_length",
     "assert_constant_attention_ok": "checks.interventions",
     "assert_entropy_between": "checks.attention",
@@ -203,6 +210,7 @@ _HOMES = {
     "blocks": "models.blocks",
     "cat_score": "measures.cat",
     "choose_layers": "measures.layer_choice",
+    "claims": "measures.claims_catalogue",
     "compression_path": "measures.compression_path",
     "constant_attention": "measures.constant_attention",
     "constant_curve": "measures.constant_attention",
@@ -210,6 +218,7 @@ _HOMES = {
     "description_length": "measures.code_length",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
+    "examine_claim": "measures.claims",
     "find_prunable_heads": "search.finding",
     "head_divergence": "measures.divergence",
     "head_importance": "measures.importance",
@@ -247,6 +256,8 @@ __all__ = [
     "CatReport",
     "ChangedRetention",
     "CheckFailed",
+    "Claim",
+    "ClaimFinding",
     "CodeLengthReport",
     "CompressionPath",
     "ConstantAttention",
@@ -296,6 +307,7 @@ __all__ = [
     "ablate_all_but_one",
     "ablate_heads",
     "assert_cat_score",
+    "assert_claim",
     "assert_compression",
     "assert_constant_attention_ok",
     "assert_entropy_between",
@@ -334,6 +346,7 @@ __all__ = [
     "blocks",
     "cat_score",
     "choose_layers",
+    "claims",
     "compression_path",
     "constant_attention",
     "constant_curve",
@@ -341,6 +354,7 @@ __all__ = [
     "description_length",
     "evaluate",
     "evaluate_masks",
+    "examine_claim",
     "find_prunable_heads",
     "head_divergence",
     "head_importance",
