@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.code import assert_cat_score
     from pytest_bertology.checks.code_length import assert_compression
     from pytest_bertology.checks.costs import Sizes, assert_faster, assert_smaller
+    from pytest_bertology.checks.erasure import assert_property_unused, assert_property_used
     from pytest_bertology.checks.heads import (
         assert_head_redundant,
         assert_importance_transfers,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.ablation import AblationReport, ablate_heads
     from pytest_bertology.measures.agreement import Agreement
     from pytest_bertology.measures.all_but_one import AllButOneReport, ablate_all_but_one
+    from pytest_bertology.measures.amnesic import amnesic_probe
+    from pytest_bertology.measures.amnesic_report import AmnesicReport
     from pytest_bertology.measures.attention import AttentionStatistics, attention_statistics
     from pytest_bertology.measures.attention_maps import AttentionMaps
     from pytest_bertology.measures.attention_probe import attention_probe
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
         logit_distance,
     )
     from pytest_bertology.measures.divergence import HeadDivergence, head_divergence
+    from pytest_bertology.measures.erasure import erase
+    from pytest_bertology.measures.erasure_report import Erasure
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.head_clusters import HeadClusters
     from pytest_bertology.measures.head_embedding import HeadEmbedding
@@ -112,6 +117,7 @@ _HOMES = {
     "AblationReport": "measures.ablation",
     "Agreement": "measures.agreement",
     "AllButOneReport": "measures.all_but_one",
+    "AmnesicReport": "measures.amnesic_report",
     "AttentionMaps": "measures.attention_maps",
     "AttentionProbe": "measures.probe_report",
     "AttentionStatistics": "measures.attention",
@@ -129,6 +135,7 @@ _HOMES = {
     "Cost": "measures.cost",
     "CurvePoint": "measures.curve",
     "Dimension": "heads",
+    "Erasure": "measures.erasure_report",
     "Head": "heads",
     "HeadClusters": "measures.head_clusters",
     "HeadDivergence": "measures.divergence",
@@ -170,6 +177,7 @@ _HOMES = {
     "ZeroPattern": "measures.sparsity",
     "ablate_all_but_one": "measures.all_but_one",
     "ablate_heads": "measures.ablation",
+    "amnesic_probe": "measures.amnesic",
     "assert_cat_score": "checks.code",
     "assert_claim": "checks.claims",
     "assert_compression": "checks.code_length",
@@ -193,6 +201,8 @@ _HOMES = {
     "assert_pattern_injectable": "checks.interventions",
     "assert_probe_retained": "checks.probe_retention",
     "assert_probe_tracks_loss": "checks.probe_retention",
+    "assert_property_unused": "checks.erasure",
+    "assert_property_used": "checks.erasure",
     "assert_prunable": "checks.pruning_search",
     "assert_prune_equals_mask": "checks.structure",
     "assert_ranking_agrees": "checks.ranking",
@@ -216,6 +226,7 @@ _HOMES = {
     "constant_curve": "measures.constant_attention",
     "cost": "measures.cost",
     "description_length": "measures.code_length",
+    "erase": "measures.erasure",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
     "examine_claim": "measures.claims",
@@ -246,6 +257,7 @@ __all__ = [
     "AblationReport",
     "Agreement",
     "AllButOneReport",
+    "AmnesicReport",
     "AttentionMaps",
     "AttentionProbe",
     "AttentionStatistics",
@@ -265,6 +277,7 @@ __all__ = [
     "Cost",
     "CurvePoint",
     "Dimension",
+    "Erasure",
     "Head",
     "HeadClusters",
     "HeadDivergence",
@@ -306,6 +319,7 @@ __all__ = [
     "ZeroPattern",
     "ablate_all_but_one",
     "ablate_heads",
+    "amnesic_probe",
     "assert_cat_score",
     "assert_claim",
     "assert_compression",
@@ -329,6 +343,8 @@ __all__ = [
     "assert_pattern_injectable",
     "assert_probe_retained",
     "assert_probe_tracks_loss",
+    "assert_property_unused",
+    "assert_property_used",
     "assert_prunable",
     "assert_prune_equals_mask",
     "assert_ranking_agrees",
@@ -352,6 +368,7 @@ __all__ = [
     "constant_curve",
     "cost",
     "description_length",
+    "erase",
     "evaluate",
     "evaluate_masks",
     "examine_claim",

@@ -56,7 +56,8 @@ def warn_of_chance(baseline: Outcomes) -> None:
 def force_details(model: ModelUnderTest) -> dict[str, Any]:
     """What was in force beside masks, for a verdict; nothing where there was nothing."""
     changes, layers = model.attention_changes(), skipped(model)
-    return ({"attention": list(changes)} if changes else {}) | ({"skipped": list(layers)} if layers else {})
+    found = {"attention": list(changes), "skipped": list(layers), "erased": list(model.erased())}
+    return {name: value for name, value in found.items() if value}
 
 
 def drop_details(found: Retention) -> dict[str, Any]:

@@ -151,11 +151,12 @@ def idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
 
 
 def beside(model: ModelUnderTest, *, skips: bool = True) -> dict[str, str]:
-    """What is in force beside masks, and not in the baseline: changed attention, and (with `skips`) skipped layers."""
-    changes, layers = model.attention_changes(), skipped(model) if skips else ()
+    """What is in force beside masks, not in the baseline: attention, erasures, (with `skips`) skipped layers."""
+    changes, layers, erased = model.attention_changes(), skipped(model) if skips else (), model.erased()
     return {
         **({"attention": f"changed: {'; '.join(changes)}; not so for the baseline"} if changes else {}),
         **({"skipped": f"{', '.join(layers)}; not so for the baseline"} if layers else {}),
+        **({"erased too": f"{'; '.join(erased)}; not so for the baseline"} if erased else {}),
     }
 
 

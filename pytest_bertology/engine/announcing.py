@@ -28,7 +28,7 @@ class Announcement:
     model: str
     task: str
     state: str = ""
-    """What was changed of the model: heads masked, layers skipped, attention changed."""
+    """What was changed of the model: heads masked, layers skipped, states erased, attention changed."""
 
 
 _listeners: list[Callable[[Announcement], None]] = []
@@ -104,6 +104,7 @@ def _state(model: Any) -> str:
     layers = len(skipped(model))
     if layers:
         found.append(f"{layers} layer{'s' * (layers > 1)} skipped")
+    found += [f"{each} erased" for each in model.erased()[:_NAMED]]
     if model.attention_changed():
         found.append("attention changed")
     return "; ".join(found)

@@ -16,6 +16,7 @@ from pytest_bertology.errors import InvalidArgument, MissingExtra
 from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.measures.ablation import AblationReport
 from pytest_bertology.measures.all_but_one import AllButOneReport
+from pytest_bertology.measures.amnesic_report import AmnesicReport
 from pytest_bertology.measures.attention import AttentionStatistics
 from pytest_bertology.measures.attention_maps import HeadView
 from pytest_bertology.measures.code_length_report import CodeLengthReport
@@ -96,8 +97,10 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
 
 def _of_probes(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows what probes found; None for anything else."""
-    from pytest_bertology.report import path_figure
+    from pytest_bertology.report import amnesic_figure, path_figure
 
+    if isinstance(thing, AmnesicReport):
+        return amnesic_figure.amnesic_figure(thing, title)
     if isinstance(thing, CompressionPath):
         return path_figure.compression_figure(thing, title)
     return None
