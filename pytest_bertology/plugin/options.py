@@ -123,8 +123,8 @@ OPTIONS = (
     ),
     Option(
         "task",
-        "the data it is judged on: a .csv, .tsv, .jsonl, .parquet, .conllu or .conll file, a hub name such as glue/sst2, "
-        "or 'embedded'",
+        "the data it is judged on: a .csv, .tsv, .jsonl, .parquet, .conllu or .conll file, a hub name such as "
+        "glue/sst2, or 'embedded'",
         metavar="TASK",
         check=_task,
         path=True,

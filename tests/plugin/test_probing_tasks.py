@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-CONLLU = "1\tCats\t_\tNOUN\t_\t_\t2\tnsubj\t_\t_\n2\tsleep\t_\tVERB\t_\t_\t0\troot\t_\t_\n3\there\t_\tADV\t_\t_\t2\tadvmod\t_\t_\n"
+CONLLU = "\n".join([
+    "1\tCats\t_\tNOUN\t_\t_\t2\tnsubj\t_\t_",
+    "2\tsleep\t_\tVERB\t_\t_\t0\troot\t_\t_",
+    "3\there\t_\tADV\t_\t_\t2\tadvmod\t_\t_\n",
+])  # fmt: skip
 CONLL = "Anna NNP B-per\nsings VBZ O\n\nBonn NNP B-loc\n"
 EDGES = (
     '{"text": "Anna sings", "targets": [{"span1": [0, 1], "label": "per"}]}\n'
