@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         assert_pattern_injectable,
         assert_top_k_attention_ok,
     )
+    from pytest_bertology.checks.layer_order import assert_layer_order
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.probe_retention import assert_probe_retained, assert_probe_tracks_loss
     from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     )
     from pytest_bertology.measures.divergence import HeadDivergence, head_divergence
     from pytest_bertology.measures.erasure import erase
+    from pytest_bertology.measures.edge_probing import edge_probe
+    from pytest_bertology.measures.edge_report import EdgeProbeReport
     from pytest_bertology.measures.erasure_report import Erasure
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.head_clusters import HeadClusters
@@ -135,6 +138,7 @@ _HOMES = {
     "Cost": "measures.cost",
     "CurvePoint": "measures.curve",
     "Dimension": "heads",
+    "EdgeProbeReport": "measures.edge_report",
     "Erasure": "measures.erasure_report",
     "Head": "heads",
     "HeadClusters": "measures.head_clusters",
@@ -195,6 +199,7 @@ _HOMES = {
     "assert_heads_similar": "checks.similarity",
     "assert_importance_transfers": "checks.heads",
     "assert_layer_survives_one_head": "checks.heads",
+    "assert_layer_order": "checks.layer_order",
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
@@ -226,6 +231,7 @@ _HOMES = {
     "constant_curve": "measures.constant_attention",
     "cost": "measures.cost",
     "description_length": "measures.code_length",
+    "edge_probe": "measures.edge_probing",
     "erase": "measures.erasure",
     "evaluate": "measures.evaluation",
     "evaluate_masks": "measures.sweeping",
@@ -277,6 +283,7 @@ __all__ = [
     "Cost",
     "CurvePoint",
     "Dimension",
+    "EdgeProbeReport",
     "Erasure",
     "Head",
     "HeadClusters",
@@ -337,6 +344,7 @@ __all__ = [
     "assert_heads_similar",
     "assert_importance_transfers",
     "assert_layer_survives_one_head",
+    "assert_layer_order",
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
@@ -368,6 +376,7 @@ __all__ = [
     "constant_curve",
     "cost",
     "description_length",
+    "edge_probe",
     "erase",
     "evaluate",
     "evaluate_masks",
