@@ -77,9 +77,9 @@ if TYPE_CHECKING:
         logit_distance,
     )
     from pytest_bertology.measures.divergence import HeadDivergence, head_divergence
-    from pytest_bertology.measures.erasure import erase
     from pytest_bertology.measures.edge_probing import edge_probe
     from pytest_bertology.measures.edge_report import EdgeProbeReport
+    from pytest_bertology.measures.erasure import erase
     from pytest_bertology.measures.erasure_report import Erasure
     from pytest_bertology.measures.evaluation import Outcomes, evaluate
     from pytest_bertology.measures.head_clusters import HeadClusters
@@ -343,8 +343,8 @@ __all__ = [
     "assert_heads_prunable",
     "assert_heads_similar",
     "assert_importance_transfers",
-    "assert_layer_survives_one_head",
     "assert_layer_order",
+    "assert_layer_survives_one_head",
     "assert_layers_droppable",
     "assert_metric_retained",
     "assert_only_changed",
