@@ -24,6 +24,7 @@ from pytest_bertology.measures.compression_path import CompressionPath
 from pytest_bertology.measures.constant_attention import ConstantCurve
 from pytest_bertology.measures.curve import PruningCurve
 from pytest_bertology.measures.divergence import HeadDivergence
+from pytest_bertology.measures.edge_report import EdgeProbeReport
 from pytest_bertology.measures.head_clusters import HeadClusters
 from pytest_bertology.measures.head_embedding import HeadEmbedding
 from pytest_bertology.measures.relation_report import RelationReport
@@ -97,10 +98,12 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
 
 def _of_probes(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows what probes found; None for anything else."""
-    from pytest_bertology.report import amnesic_figure, path_figure
+    from pytest_bertology.report import amnesic_figure, edge_figures, path_figure
 
     if isinstance(thing, AmnesicReport):
         return amnesic_figure.amnesic_figure(thing, title)
+    if isinstance(thing, EdgeProbeReport):
+        return edge_figures.edge_figure(thing, title)
     if isinstance(thing, CompressionPath):
         return path_figure.compression_figure(thing, title)
     return None
