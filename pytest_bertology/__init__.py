@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.layer_order import assert_layer_order
     from pytest_bertology.checks.layers import assert_layers_droppable
     from pytest_bertology.checks.probe_retention import assert_probe_retained, assert_probe_tracks_loss
+    from pytest_bertology.checks.probing import assert_probe_score
+    from pytest_bertology.checks.prompting import assert_prompt_score
     from pytest_bertology.checks.pruning_search import assert_prunable, assert_shared_mask
     from pytest_bertology.checks.ranking import assert_heads_in_top, assert_ranking_agrees
     from pytest_bertology.checks.relations import assert_head_tracks
@@ -95,6 +97,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.probe_retention import ProbeRetention, probe_retention
     from pytest_bertology.measures.probing import probe
     from pytest_bertology.measures.probing_report import LayerProbe, ProbeReport
+    from pytest_bertology.measures.prompt_report import PromptReport
+    from pytest_bertology.measures.prompting import prompt_probe
     from pytest_bertology.measures.relation_report import RelationReport, TrackedRelation
     from pytest_bertology.measures.relations import head_relations
     from pytest_bertology.measures.retention import Retention
@@ -158,6 +162,7 @@ _HOMES = {
     "Outcomes": "measures.evaluation",
     "ProbeReport": "measures.probing_report",
     "ProbeRetention": "measures.probe_retention",
+    "PromptReport": "measures.prompt_report",
     "PrunedModel": "measures.structural",
     "PruningCurve": "measures.curve",
     "PruningResult": "search.result",
@@ -205,7 +210,9 @@ _HOMES = {
     "assert_only_changed": "checks.weights",
     "assert_pattern_injectable": "checks.interventions",
     "assert_probe_retained": "checks.probe_retention",
+    "assert_probe_score": "checks.probing",
     "assert_probe_tracks_loss": "checks.probe_retention",
+    "assert_prompt_score": "checks.prompting",
     "assert_property_unused": "checks.erasure",
     "assert_property_used": "checks.erasure",
     "assert_prunable": "checks.pruning_search",
@@ -251,6 +258,7 @@ _HOMES = {
     "pattern_mass": "measures.pattern_mass",
     "probe": "measures.probing",
     "probe_retention": "measures.probe_retention",
+    "prompt_probe": "measures.prompting",
     "pruning_curve": "measures.curve",
     "read_conllu": "tasks.conllu",
     "save_figure": "report.saving",
@@ -303,6 +311,7 @@ __all__ = [
     "Outcomes",
     "ProbeReport",
     "ProbeRetention",
+    "PromptReport",
     "PrunedModel",
     "PruningCurve",
     "PruningResult",
@@ -350,7 +359,9 @@ __all__ = [
     "assert_only_changed",
     "assert_pattern_injectable",
     "assert_probe_retained",
+    "assert_probe_score",
     "assert_probe_tracks_loss",
+    "assert_prompt_score",
     "assert_property_unused",
     "assert_property_used",
     "assert_prunable",
@@ -396,6 +407,7 @@ __all__ = [
     "pattern_mass",
     "probe",
     "probe_retention",
+    "prompt_probe",
     "pruning_curve",
     "read_conllu",
     "save_figure",

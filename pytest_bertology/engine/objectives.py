@@ -44,7 +44,7 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool =
     the model's own loss is at batch size 1. With `gather` the output embedding of a language model is applied to the
     judged tokens alone.
     """
-    with _at_judged_tokens(model, batch) if gather else nullcontext():
+    with at_judged_tokens(model, batch) if gather else nullcontext():
         logits = model.model(**batch.inputs).logits
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -65,7 +65,7 @@ def judge(model: ModelUnderTest, batch: Batch, objective: str, *, gather: bool =
 
 
 @contextmanager
-def _at_judged_tokens(model: ModelUnderTest, batch: Batch) -> Iterator[None]:
+def at_judged_tokens(model: ModelUnderTest, batch: Batch) -> Iterator[None]:
     """The output embedding is given the states of the judged tokens only, as if they were one text."""
     judged = batch.labels != IGNORED
 
