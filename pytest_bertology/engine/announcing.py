@@ -74,7 +74,7 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 model = args[0] if args else kwargs.get("model")
                 task = args[1] if len(args) > 1 else kwargs.get("task")
                 names = getattr(model, "name", ""), getattr(task, "name", "")
-                _tell(Announcement(kind, value, *names, _state(model)))
+                _tell(Announcement(kind, value, *names, state_of(model)))
             return value
 
         return call
@@ -82,7 +82,7 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _state(model: Any) -> str:
+def state_of(model: Any) -> str:
     """What is masked, skipped and changed in this thread, in a few words; "" for the model as it is."""
     from pytest_bertology.models import ModelUnderTest  # a plugin that only listens loads no model's code
     from pytest_bertology.models.skipping import skipped

@@ -15,7 +15,9 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import Arrays, computed_once
 from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.probe_linear import BACKENDS, SKLEARN, TORCH, Split, linear_probe, standardised
+from pytest_bertology.measures.probe_mlp import mlp_probe
 from pytest_bertology.measures.probe_random import with_random_weights
 from pytest_bertology.measures.probing_data import (
     HELD_OUT,
@@ -29,6 +31,7 @@ from pytest_bertology.measures.probing_data import (
 )
 from pytest_bertology.measures.probing_report import CONTROL, PROBE, RANDOM, ProbeReport
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
 
 Array = npt.NDArray[Any]
@@ -58,9 +61,37 @@ def probe(
     confidence: float = 0.95,
     batching: Batching | None = None,
 ) -> ProbeReport:
-    """Train a probe on the hidden states of each layer, and score it on texts that it did not learn from."""
+    """Train a probe on the frozen hidden states of each layer, and score it on texts that it did not learn from.
+
+    `task` labels words, spans, pairs of spans, or texts. An item of several tokens stands for its first, last or mean
+    token (`pooling`); `train`, `held_out`, `too_long` and `seed` are those of `probing_data`: by default a quarter of
+    the task's texts is judged on, a tenth of the others is held out, and the rest learned from. `layers` are those of
+    `output_hidden_states`: 0 is the embeddings, L the last layer; `stack` chooses the "encoder" or "decoder" of a model
+    with both. The model is used with the masks in force.
+
+    A "linear" probe is multinomial logistic regression on standardised vectors (statistics of the training part), its
+    L2 penalty chosen by the loss on the held-out part, each layer for itself. An "mlp" has one hidden layer and is
+    stopped by the same loss (see `linear_probe` and `mlp_probe`).
+
+    With `control` the same kind of probe is trained on the control task of Hewitt & Liang (2019, section 2): each type
+    (word, or whatever stands in the span) has one label, drawn at random, which only memory can know. It chooses its
+    own penalty by its own labels of the held-out part: it is to be the best control that there is. Selectivity is the
+    score less the control's. With `random_model` the same is done with a copy of the model whose weights are drawn anew
+    with `seed`: what tokens, positions and the architecture allow.
+
+    `learning_curve`, such as (0.1, 0.3), trains on these shares of the training texts too. `backend` solves linear
+    probes: "scikit-learn" (the default on the CPU) or "torch" (on GPUs); both find the same minimum.
+
+    Linear probes agree in four digits whatever the batch size, order of texts, and number of threads. An mlp depends on
+    none of it but by rounding, which its training may magnify. What was fitted is stored, and not fitted again.
+
+    Raises InvalidArgument; CopiedUnderMask with `random_model` while a mask is in force; UndefinedScore where a fit
+    does not converge or the metric has no value; and what `probing_data` and `record` raise.
+    """
     batching = batching or Batching()
-    _check(kind, control, random_model, learning_curve, backend, confidence)
+    check_model_and_task(model, task)
+    _check(task.metric, kind, control, random_model, backend, confidence)
+    shares = _shares(learning_curve)
     data = probing_data(
         model, task, train=train, held_out=held_out, pooling=pooling, too_long=too_long, seed=seed, what=_WHAT
     )
@@ -81,8 +112,9 @@ def probe(
         probing=data,
         confidence=confidence,
         seed=seed,
-        learning_shares=tuple(learning_curve),
+        learning_shares=shares,
         _found=found,
+        _learned=tuple(work.all(numbers, PROBE, share) for share in shares),
     )
 
 
@@ -97,7 +129,14 @@ class _Work:
 
     @property
     def last(self) -> int:
-        return self.states.layers
+        """The number of the last layer."""
+        found = computed_once(f"layers 1, {self.stack}", self._inputs, lambda: {"last": np.array(self.states.layers)})
+        return int(found["last"])
+
+    @property
+    def _inputs(self) -> Any:
+        encoded = self.data.parts[TESTED].read.texts.encoded
+        return self.model, encoded, self.model.mask_in_force(), self.batching
 
     @cached_property
     def states(self) -> States:
@@ -120,37 +159,51 @@ class _Work:
             digest.update(repr([[unit.tolist() for unit in text] for text in self.data.units(part)]).encode())
         return digest.hexdigest()
 
-    def all(self, layers: Sequence[int], way: str) -> tuple[Arrays, ...]:
+    def all(self, layers: Sequence[int], way: str, share: float = 1.0) -> tuple[Arrays, ...]:
+        """What was found at each layer, with this share of the training texts."""
         found = []
-        with tracked(f"{self.data.name}, {self.kind} probes ({way})", len(layers)) as show:
+        part = "" if share == 1.0 else f", {share:g} of the texts"
+        with tracked(f"{self.data.name}, {self.kind} probes ({way}{part})", len(layers)) as show:
             for done, layer in enumerate(layers):
-                found.append(self._once(layer, way))
+                found.append(self._once(layer, way, share))
                 show(done + 1)
         return tuple(found)
 
-    def _once(self, layer: int, way: str) -> Arrays:
-        what = f"{self.kind} probe 1, {way}, layer {layer}, {self.stack}, {self.backend}, {self.digest}"
-        inputs = (
-            self.model,
-            self.data.parts[TESTED].read.texts.encoded,
-            self.model.mask_in_force(),
-            self.batching,
-        )
-        return computed_once(what, inputs, lambda: self._fitted(layer, way))
+    def _once(self, layer: int, way: str, share: float) -> Arrays:
+        solver = self.backend if self.kind == LINEAR else ""
+        what = f"{self.kind} probe 1, {way}, layer {layer}, {share!r}, {self.stack}, {solver}, {self.digest}"
+        return computed_once(what, self._inputs, lambda: self._fitted(layer, way, share))
 
-    def _fitted(self, layer: int, way: str) -> Arrays:
+    def _fitted(self, layer: int, way: str, share: float) -> Arrays:
         states = self.random_states if way == RANDOM else self.states
-        vectors = standardised(*(states.vectors(part, layer) for part in (TRAIN, HELD_OUT, TESTED)))
-        parts = [self.data.parts[part] for part in (TRAIN, HELD_OUT)]
-        labels = [each.control if way == CONTROL else each.labels for each in parts]
-        split = Split(vectors[0], labels[0], vectors[1], labels[1], vectors[2])
-        what = f"the probe of layer {layer} ({way})"
-        return linear_probe(split, what, backend=self.backend, device=str(self.model.device))
+        train, held_out = (self.data.parts[part] for part in (TRAIN, HELD_OUT))
+        count = self.data.first(share)
+        vectors = standardised(
+            states.vectors(TRAIN, layer)[:count], states.vectors(HELD_OUT, layer), states.vectors(TESTED, layer)
+        )
+        labels = [each.control if way == CONTROL else each.labels for each in (train, held_out)]
+        split = Split(vectors[0], labels[0][:count], vectors[1], labels[1], vectors[2])
+        what, device = f"the probe of layer {layer} ({way})", str(self.model.device)
+        if self.kind == MLP:
+            return mlp_probe(split, what, seed=self.data.seed, device=device)
+        return linear_probe(split, what, backend=self.backend, device=device)
+
+
+def _shares(shares: Sequence[float]) -> tuple[float, ...]:
+    expected = "shares of the training texts above 0 and below 1, such as (0.1, 0.3)"
+    if not isinstance(shares, list | tuple):
+        raise InvalidArgument("learning_curve", shares, expected)
+    for share in shares:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share < 1.0:
+            raise InvalidArgument("learning_curve", share, expected)
+    return tuple(sorted({float(share) for share in shares}))
 
 
 def _check(
-    kind: object, control: object, random_model: object, curve: object, backend: object, confidence: object
+    metric: Metric, kind: object, control: object, random_model: object, backend: object, confidence: object
 ) -> None:
+    if not metric.higher_is_better:
+        raise InvalidArgument("task", f"a task scored by {metric.name}", "a metric of labels, such as 'accuracy'")
     if kind not in KINDS:
         raise InvalidArgument("kind", kind, f"one of {', '.join(map(repr, KINDS))}")
     if backend is not None and backend not in BACKENDS:

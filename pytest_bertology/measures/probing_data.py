@@ -100,6 +100,11 @@ class ProbingData:
         """Items judged on whose label is not trained on."""
         return int((self.parts[TESTED].labels == len(self.classes)).sum())
 
+    def first(self, share: float) -> int:
+        """How many items the first texts of the training part have, of which this is the share; at least one text."""
+        starts = self.parts[TRAIN].items.starts
+        return int(starts[max(1, int(share * (len(starts) - 1) + 0.5))])
+
     def units(self, part: str) -> tuple[tuple[Ints, ...], ...]:
         """For each text of a part, the tokens of each unit that is recorded."""
         return self._units[PARTS.index(part)]

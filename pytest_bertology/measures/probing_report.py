@@ -14,7 +14,8 @@ from pytest_bertology.engine.items import LeftOut
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.probing_data import HELD_OUT, TESTED, TRAIN, ProbingData
-from pytest_bertology.measures.probing_scores import Difference, Interval, Judge
+from pytest_bertology.measures.probing_scores import Difference, Judge
+from pytest_bertology.measures.relation_intervals import Interval
 
 Array = npt.NDArray[Any]
 
@@ -87,7 +88,7 @@ class ProbeReport:
     _found: Mapping[str, tuple[Mapping[str, Array], ...]] = field(repr=False)
     """For each of "probe", "control", "random", what was found at each of `layers`."""
     _learned: tuple[tuple[Mapping[str, Array], ...], ...] = field(default=(), repr=False)
-    """For each of `layers`, what was found with each of `learning_shares`."""
+    """For each of `learning_shares`, what was found at each of `layers`."""
 
     def __repr__(self) -> str:
         best = self.at(self.best_layer)
@@ -153,9 +154,22 @@ class ProbeReport:
         """All that was found at one layer; raises InvalidArgument for one that was not probed."""
         return self._each[self._position(layer)]
 
+    def interval(self, layer: int) -> Interval:
+        """Of the score at one layer."""
+        return self._judge.interval(self._labels, self._of(PROBE, layer)["predictions"])
+
     def beats_majority(self, layer: int) -> bool:
         """Whether the score is surely above that of the majority class: the interval of the difference is above 0."""
         return self.at(layer).lead_over_majority.interval[0] > 0.0
+
+    def learning_curve(self, layer: int) -> dict[int, float]:
+        """The score by the number of items that are learned from: of each of `learning_shares`, and of all."""
+        at = self._position(layer)
+        found = {
+            self.probing.first(share): self._judge.score(self._labels, each[at]["predictions"])
+            for share, each in zip(self.learning_shares, self._learned, strict=True)
+        }
+        return {**found, self.trained_on: self.at(layer).score}
 
     def predictions(self, layer: int) -> tuple[Any, ...]:
         """The label that the probe of a layer gives to each judged item, in the order of `probing`'s judged part."""

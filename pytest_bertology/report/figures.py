@@ -27,6 +27,7 @@ from pytest_bertology.measures.divergence import HeadDivergence
 from pytest_bertology.measures.edge_report import EdgeProbeReport
 from pytest_bertology.measures.head_clusters import HeadClusters
 from pytest_bertology.measures.head_embedding import HeadEmbedding
+from pytest_bertology.measures.probing_report import ProbeReport
 from pytest_bertology.measures.relation_report import RelationReport
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
 
 def _of_probes(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows what probes found; None for anything else."""
-    from pytest_bertology.report import amnesic_figure, edge_figures, path_figure
+    from pytest_bertology.report import amnesic_figure, edge_figures, path_figure, probing_figure
 
     if isinstance(thing, AmnesicReport):
         return amnesic_figure.amnesic_figure(thing, title)
@@ -106,6 +107,8 @@ def _of_probes(thing: Any, title: str | None) -> Figure | None:
         return edge_figures.edge_figure(thing, title)
     if isinstance(thing, CompressionPath):
         return path_figure.compression_figure(thing, title)
+    if isinstance(thing, ProbeReport):
+        return probing_figure.probing_figure(thing, title)
     return None
 
 
