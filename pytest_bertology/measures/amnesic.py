@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from pytest_bertology.measures.probing_data import PARTS, ProbingData, States
 from pytest_bertology.measures.relation_intervals import Interval, PairedDifference, paired_difference
 from pytest_bertology.measures.resampling import scores_on
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.tasks.metrics import METRICS, Array
+from pytest_bertology.tasks.metrics import METRICS, Array, Metric
 from pytest_bertology.tasks.task import Task
 
 _RESAMPLES = 2000
@@ -50,6 +51,7 @@ def amnesic_probe(
     too_long: str = "split",
     stack: str | None = None,
     last: bool = True,
+    metric: str | Metric | Callable[[Any, Any], float] | None = None,
     most: int = 50,
     confidence: float = 0.95,
     seed: int = 0,
@@ -60,16 +62,18 @@ def amnesic_probe(
     Elazar et al. 2021: a property that a probe decodes need not be used; what its removal costs says whether it is. The
     labels of `property_task` are erased from each of `layers` by itself (see `erase`, also for `train`, `held_out`,
     `pooling`, `too_long`, `stack` and `most`), and the model runs on `task`: a labelled one, or texts for a language
-    model. The control takes as many directions out at the same layer, drawn at random `random_controls` times; the
-    difference of the drops has an interval over the task's examples (Tango's for accuracy, else a bootstrap of them).
-    With `last` a linear probe is trained on the last layer's states, too, while the property is erased below: what the
-    layers above make of what is left, not linear in it. The baseline is the model as it is in the call.
+    model, judged by its metric or another (`metric="loss"`). The control takes as many directions out at the same
+    layer, drawn at random `random_controls` times; the difference of the drops has an interval over the task's examples
+    (Tango's for accuracy, else a bootstrap of them). With `last` a linear probe is trained on the last layer's states,
+    too, while the property is erased below: what the layers above make of what is left, not linear in it. The baseline
+    is the model as it is in the call.
 
     It costs 1 + random_controls passes over `task` for each layer, one over the property's texts (and with `last`
     another for each layer), and the fits. Raises what `erase` and `evaluate` raise, CannotErase where the states are
     not found, InvalidArgument for fewer than 2 controls.
     """
     check_model_and_task(model, task)
+    task = task.with_metric(metric)
     if not is_whole(random_controls) or random_controls < 2:
         raise InvalidArgument("random_controls", random_controls, "a whole number from 2")
     how = How(method, most, confidence)
@@ -81,7 +85,7 @@ def amnesic_probe(
     found = []
     for layer in chosen:
         erasure = erasure_of(model, data, (erased_layer(data, states, layer, stack, how),), how)
-        above = None
+        above = erasure.only.after if last else None
         with model.erasing(erasure):
             outcomes = evaluate(model, task, batching=batching)
             if last and layer < states.layers:
@@ -100,7 +104,7 @@ def amnesic_probe(
                 random_drops=tuple(_drop(baseline, each) for each in controls),
                 interval=_interval(outcomes, controls, confidence, seed),
                 drop_interval=_interval(outcomes, [baseline], confidence, seed),
-                last=erasure.only.after if layer == states.layers else above,
+                last=above,
             )
         )
     return AmnesicReport(

@@ -19,6 +19,8 @@ _PENALTIES = (1e-2, 1e-4, 1e-6)
 _ONE_ERROR = 0.68
 """Confidence of an interval of one standard error to either side."""
 _MOST_STEPS = 2000
+_ROUNDING = 1e-6
+"""Standard deviation of a dimension, in units of the size of all, that is rounding."""
 _NOTHING = 1e-6
 """Weights of a classifier, in units of its greatest, that are rounding."""
 
@@ -60,11 +62,13 @@ def inlp(train: Labelled, held_out: Labelled, most: int, what: str) -> Projected
     centred, judged = (part.vectors.astype(np.float64) - mean for part in (train, held_out))
     majority = int(np.bincount(train.labels).argmax())
     basis = np.zeros((centred.shape[1], 0))
+    least = _ROUNDING * max(float(np.sqrt(np.mean(np.square(train.vectors, dtype=np.float64)))), 1e-30)
     iterations = strength = 0
     with tracked(f"INLP of {what}", most) as show:
         while True:
             left, others = (part - (part @ basis) @ basis.T for part in (centred, judged))
-            weights, said = _classifier(left, train.labels, others, _PENALTIES[strength], what)
+            scale = _scale(left, least)
+            weights, said = _classifier(left * scale, train.labels, others * scale, _PENALTIES[strength], what)
             found = paired_difference(
                 np.equal(said, held_out.labels).astype(float),
                 np.equal(majority, held_out.labels).astype(float),
@@ -77,7 +81,7 @@ def inlp(train: Labelled, held_out: Labelled, most: int, what: str) -> Projected
                 continue
             if no_better or iterations == most or basis.shape[1] == len(mean):
                 break
-            basis = _extended(basis, weights)
+            basis = _extended(basis, weights * scale)
             iterations += 1
             show(iterations)
     return Projected(Directions(mean, basis, basis), iterations, no_better)
@@ -92,22 +96,19 @@ def random_directions(mean: Array, rank: int, seed: tuple[int, ...]) -> Directio
 
 def _classifier(vectors: Array, labels: Array, judged: Array, penalty: float, what: str) -> tuple[Array, Array]:
     """The weights (directions, width) of a linear classifier, and what it says of other vectors."""
-    scale = _scale(vectors)
-    ours, theirs = vectors * scale, judged * scale
     model = LogisticRegression(C=1.0 / (penalty * len(labels)), tol=1e-5, max_iter=_MOST_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said by an error
-        model.fit(ours, labels)
+        model.fit(vectors, labels)
     if int(np.max(model.n_iter_)) >= _MOST_STEPS or not np.isfinite(model.coef_).all():
         raise UndefinedScore(f"INLP of {what}", f"a classifier did not converge in {_MOST_STEPS} steps")
-    return model.coef_ * scale, np.asarray(model.predict(theirs))
+    return model.coef_, np.asarray(model.predict(judged))
 
 
-def _scale(vectors: Array) -> Array:
-    """(width,) what brings each dimension to unit variance; 0 for those that vary by rounding."""
+def _scale(vectors: Array, least: float) -> Array:
+    """(width,) what brings each dimension to unit variance; 0 for those that vary by no more than `least`."""
     deviation = vectors.std(axis=0)
-    varies = deviation > 1e-6 * max(float(deviation.max()), 1e-30)
-    return np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
+    return np.where(deviation > least, 1.0 / np.where(deviation > least, deviation, 1.0), 0.0)
 
 
 def _extended(basis: Array, weights: Array) -> Array:
