@@ -16,10 +16,10 @@ Array = npt.NDArray[Any]
 
 _CURVATURE = 0.1
 """Of the cross entropy, as a share of the vectors' own: only how fast the fit arrives depends on it, not where."""
-_SLOPE = 2e-5
+_SLOPE = 1e-5
 """Largest slope that is left, times the root of how many items there are: what a sum of so many may be off by.
 
-The loss is about half the squared distance there; code lengths come out to a ten-thousandth."""
+The loss is about half the squared distance there; code lengths come out to one part in 100,000."""
 _MOST = 10_000
 
 
