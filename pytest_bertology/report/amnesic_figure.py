@@ -49,7 +49,7 @@ def amnesic_figure(report: AmnesicReport, title: str | None = None) -> Figure:
     below.set_ylabel("linear probe")
     below.set_xlabel("layer (0: embeddings)")
     below.set_xticks(layers)
-    below.legend(fontsize=7, ncols=2)
+    below.legend(fontsize=7, ncols=4, loc="lower center")
     for axis in (above, below):
         axis.grid(axis="y", color="0.92")
         axis.set_axisbelow(True)
