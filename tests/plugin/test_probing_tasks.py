@@ -39,7 +39,7 @@ def test_a_task_for_probes_is_named_by_options(suite, name, content, label, kind
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("dev.conllu", CONLLU, "has no single label column; its columns are 'upos', 'xpos', 'deprel', 'arc'"),
-    ("dev.conll", "Anna I-per\nsings B-per\nand O\nBonn B-loc\nRhein I-per\n", "line 5: I-per follows B-loc"),
+    ("dev.conll", "Anna B-per\nsings O\n\nBonn B-loc\nRhein I-per\n", "line 5: I-per follows B-loc"),
     ("dev.jsonl", EDGES.replace("[1, 2]", "[1, 3]"), "line 2, target 0, span1 is tokens 1 to 3"),
 ])  # fmt: skip
 def test_what_is_wrong_with_it_is_said(suite, name, content, said):
