@@ -34,6 +34,8 @@ from pytest_bertology.measures.probe_linear import PENALTIES, linear_probe, stan
 from pytest_bertology.measures.probing_data import HELD_OUT, TESTED, TRAIN, ProbingData, probing_data
 
 SPENT: Counter[str] = Counter()
+BUSY: Counter[str] = Counter()
+"""Seconds by the clock, and of the processors."""
 
 
 def main() -> None:
@@ -61,7 +63,7 @@ def main() -> None:
     print(report.table())
     print(f"\n{report.trained_on} tokens to learn from, {len(report)} judged, {arguments.threads} threads")
     for step, seconds in SPENT.most_common():
-        print(f"{step:<24} {seconds:8.1f} s")
+        print(f"{step:<24} {seconds:8.1f} s, {BUSY[step]:8.1f} s of processors")
     print(f"{'other':<24} {total - SPENT.total():8.1f} s")
     print(f"{'all':<24} {total:8.1f} s; a second call {again:.2f} s")
     print(f"peak memory {after:.0f} MiB, of which {after - before:.0f} MiB more than before")
@@ -94,9 +96,11 @@ def timed_steps() -> Iterator[None]:
 
 
 def _timed(step, work):
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     found = work()
     SPENT[step] += time.perf_counter() - start
+    BUSY[step] += time.process_time() - busy
+    print(f"{step:<24} {SPENT[step]:8.1f} s", end="\r", flush=True)
     return found
 
 

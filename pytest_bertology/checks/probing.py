@@ -107,7 +107,6 @@ def assert_probe_score(
         + f"{report.metric.name} of a probe of layer {chosen}",
         model=model.name,
         task=report.data,
-        metric=report.metric.name,
         examples=len(report),
         details=_details(report, chosen, failed),
     )
