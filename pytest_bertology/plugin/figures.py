@@ -103,9 +103,14 @@ def _title(found: Announcement) -> str:
     value = found.value
     names = {
         "all-but-one": "layers reduced to one head",
+        "amnesic": "what it costs to erase a property",
         "attention": "what heads attend to",
+        "code_length": "code lengths by layer",
+        "compression_path": "probes along a path of compression",
         "constant-curve": "heads with constant attention",
         "curve": "pruning curve",
+        "edge_probe": "edge probes by layer",
+        "probe": "probes by layer",
         "relations": "relations that heads track",
     }
     what = names.get(found.kind, found.kind)

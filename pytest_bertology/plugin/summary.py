@@ -122,10 +122,12 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     heads, layers = len(verdict["heads"]), len(verdict["details"].get("layers", ()))
     masked = scores = ""
     early = _early(verdict)
-    if verdict["score"] is not None or early:
+    if (verdict["score"] is not None and verdict["baseline"] is not None) or early:
+        details = verdict["details"]
         masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
-        if heads or not layers:
-            details = verdict["details"]
+        if "property" in details:
+            masked = f", {details['property']} erased"
+        elif heads or not layers:
             done = "cut" if details.get("structural") else "changed" if "change" in details else "masked"
             masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
