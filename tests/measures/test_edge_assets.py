@@ -18,8 +18,8 @@ encoder = cache(sentence_encoder)
 @pytest.mark.assets
 def test_parts_of_speech_lie_below_dependency_relations(assets):
     folder = assets / "data" / "ud_ewt"
-    train = read_conllu(folder / "en_ewt-ud-train-subset.conllu")[:400]
-    dev = read_conllu(folder / "en_ewt-ud-dev.conllu")[:300]
+    train = read_conllu(folder / "en_ewt-ud-train-subset.conllu")[:300]
+    dev = read_conllu(folder / "en_ewt-ud-dev.conllu")[:250]
     columns = {"pos": "upos", "dep": "arc"}
 
     found = assert_layer_order(
@@ -29,7 +29,7 @@ def test_parts_of_speech_lie_below_dependency_relations(assets):
         tasks={name: load_task(dev, label=label) for name, label in columns.items()},
         train={name: load_task(train, label=label) for name, label in columns.items()},
         seeds=(0, 1),
-        steps=300,
+        steps=240,
     )
 
     assert 0.5 < found["pos"].expected_layer < found["dep"].expected_layer < 4.0
