@@ -49,7 +49,7 @@ def edge_probe(
     mixing weights s = softmax(a); the expected layer Σ ℓ Δ_ℓ / Σ Δ_ℓ of the gains Δ_ℓ = S_ℓ − S_{ℓ−1} of the cumulative
     probes, over ℓ ≥ 1, and undefined where layers add nothing for sure (`EdgeProbeReport.undefined`).
 
-    Published with 256 dimensions; 64 cost a quarter and score alike. Adam takes up to `steps` steps of 256 items with
+    Published with 256 dimensions; 64 keep the time low. Adam takes up to `steps` steps of 256 items with
     a falling rate; the parameters of the lowest loss on the part held out are kept. States are divided by one number
     for all layers, which γ makes up for. Each of `seeds` draws parameters and the order of items; `seed` says which
     texts are judged on and held out where `train` and `held_out` do not (see `probing_data`). The order of the data
