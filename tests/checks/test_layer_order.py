@@ -21,7 +21,7 @@ HIGH = [[0.5, 0.5, 0.9, 0.9], [0.5, 0.5, 0.86, 0.9]]
 """Expected layers 2 and 2.1."""
 FLAT = [[0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.5, 0.5]]
 """Nothing is gained: no expected layer."""
-QUICK = {"projection": 8, "steps": 60, "seeds": (0, 1)}
+QUICK = {"projection": 8, "steps": 120, "seeds": (0, 1)}
 
 
 def test_tasks_in_order_pass_and_their_probes_come_back():
