@@ -103,7 +103,8 @@ class _Skips:
             layer = _Layer(self, name)
             block = self.model.get_submodule(name)
             self.handles.append(block.register_forward_pre_hook(layer.before, with_kwargs=True))
-            self.handles.append(block.register_forward_hook(layer.after, with_kwargs=True))
+            # Before hooks that stay on a model and record its hidden states, as those of transformers do.
+            self.handles.append(block.register_forward_hook(layer.after, with_kwargs=True, prepend=True))
             self.hooked.add(name)
 
     def remove(self) -> None:

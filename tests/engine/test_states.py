@@ -174,3 +174,22 @@ def test_states_of_fewer_positions_than_tokens():
 
     with pytest.raises(CannotMeasure, match=r"layer 2 has states \(.*\) for \(.*\) tokens"):
         collected(load_model(plain, tokenizer=tokenizer()))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_skipped_layer_shows_the_states_that_came_in(again):
+    """The hooks by which transformers records states stay on a model from the first recording on."""
+    model = under_test("bert")
+    read = read_texts(model, LETTERS[:1])
+    seen = {}
+
+    def keep(states):
+        seen[states.layer] = states.states.clone()
+
+    if again:
+        stream_states(model, read, keep, what="states")
+    with model.skipping([0]):
+        stream_states(model, read, keep, what="states")
+
+    assert torch.equal(seen[1], seen[0])
+    assert not torch.equal(seen[2], seen[1])

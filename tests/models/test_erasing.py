@@ -210,14 +210,14 @@ def test_another_thread_does_not_run_the_model_unawares():
     assert "BertForSequenceClassification" in str(found[0])
 
 
-def test_a_layer_that_is_skipped_does_not_hide_what_is_not_erased():
+def test_what_a_skipped_layer_hands_on_is_erased_or_refused():
     model = under_test("bert", num_hidden_layers=3)
+    erased = projection(width_of(model), 1)
 
-    with (
-        model.erasing(projection(width_of(model), 1)),
-        model.skipping([0]),
-        pytest.raises(CannotErase, match="skipped"),
-    ):
+    with model.erasing(erased), model.skipping([0]):
+        states, _ = run(model)
+    np.testing.assert_allclose(states[1].numpy(), erased(states[0].numpy()), atol=1e-4)
+    with model.skipping([0]), pytest.raises(CannotErase), model.erasing(erased):
         run(model)
 
 
