@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,12 +31,13 @@ from threadpoolctl import threadpool_limits
 
 from pytest_bertology import ResultStore, Task, load_model, load_task, probe, using_store
 from pytest_bertology.measures import probing
-from pytest_bertology.measures.probe_linear import PENALTIES, linear_probe, standardised
+from pytest_bertology.measures.probe_linear import PENALTIES, linear_probe, standardised, unquiet_probe
 from pytest_bertology.measures.probing_data import HELD_OUT, TESTED, TRAIN, ProbingData, probing_data
 
 SPENT: Counter[str] = Counter()
 BUSY: Counter[str] = Counter()
-"""Seconds by the clock, and of the processors."""
+"""Seconds by the clock, and of the processor, of each thread."""
+LOCK = Lock()
 
 
 def main() -> None:
@@ -63,8 +65,7 @@ def main() -> None:
     print(report.table())
     print(f"\n{report.trained_on} tokens to learn from, {len(report)} judged, {arguments.threads} threads")
     for step, seconds in SPENT.most_common():
-        print(f"{step:<24} {seconds:8.1f} s, {BUSY[step]:8.1f} s of processors")
-    print(f"{'other':<24} {total - SPENT.total():8.1f} s")
+        print(f"{step:<24} {seconds:8.1f} s, {BUSY[step]:8.1f} s of its processor")
     print(f"{'all':<24} {total:8.1f} s; a second call {again:.2f} s")
     print(f"peak memory {after:.0f} MiB, of which {after - before:.0f} MiB more than before")
     if not arguments.no_plain:
@@ -91,16 +92,20 @@ def timed_steps() -> Iterator[None]:
     def timed_fit(split, what, **options):
         return _timed(f"fits: {what.split('(')[1][:-1]}", lambda: fit(split, what, **options))
 
-    with mock.patch.object(ProbingData, "record", timed_record), mock.patch.object(probing, "linear_probe", timed_fit):
-        yield
+    def timed_fit_of_threads(split, what, **options):
+        return _timed(f"fits: {what.split('(')[1][:-1]}", lambda: unquiet_probe(split, what, **options))
+
+    with mock.patch.object(ProbingData, "record", timed_record):
+        with mock.patch.multiple(probing, linear_probe=timed_fit, unquiet_probe=timed_fit_of_threads):
+            yield
 
 
 def _timed(step, work):
-    start, busy = time.perf_counter(), time.process_time()
+    start, busy = time.perf_counter(), time.thread_time()
     found = work()
-    SPENT[step] += time.perf_counter() - start
-    BUSY[step] += time.process_time() - busy
-    print(f"{step:<24} {SPENT[step]:8.1f} s", end="\r", flush=True)
+    with LOCK:
+        SPENT[step] += time.perf_counter() - start
+        BUSY[step] += time.thread_time() - busy
     return found
 
 

@@ -42,7 +42,7 @@ class Recording:
         self.units = units
         self._folder = Path(tempfile.mkdtemp(prefix="bertology-states-"))
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._files: dict[int, npt.NDArray[Any]] = {}
+        self._files: dict[int, Path] = {}
 
     def __repr__(self) -> str:
         return f"Recording({self.units} units, layers 0 to {self.layers}, {self.bytes / 2**20:.0f} MiB)"
@@ -55,27 +55,23 @@ class Recording:
     @property
     def bytes(self) -> int:
         """What it takes on disk."""
-        return sum(int(array.nbytes) for array in self._files.values())
+        return sum(path.stat().st_size for path in self._files.values())
 
     def vectors(self, layer: int) -> Vectors:
-        """(units, width) of one layer, memory-mapped and read-only; 0 is the embeddings."""
-        return self._files[layer]
+        """(units, width) of one layer, memory-mapped and read-only; 0 is the embeddings.
+
+        Mapped anew on each call: what was read does not stay in memory longer than what is returned.
+        """
+        found: Vectors = np.load(self._files[layer], mmap_mode="r")
+        return found
 
     def _create(self, layer: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         needed, free = self.units * width * dtype.itemsize, shutil.disk_usage(self._folder).free
         if needed > free:
             advice = "Take fewer texts, or set the environment variable TMPDIR to a folder with more room."
             raise TooMuchMemory(f"one layer's states in {self._folder.parent}", needed, free, advice)
-        path = self._folder / f"layer-{layer}.npy"
+        path = self._files[layer] = self._folder / f"layer-{layer}.npy"
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(self.units, width))
-
-    def _close(self) -> None:
-        """Written once, only read from now on; what is written need not stay in memory."""
-        for layer in sorted(self._files):
-            array = self._files[layer]
-            assert isinstance(array, np.memmap)
-            array.flush()
-            self._files[layer] = np.load(self._folder / f"layer-{layer}.npy", mmap_mode="r")
 
 
 _held: OrderedDict[str, Recording] = OrderedDict()
@@ -146,19 +142,22 @@ def _recorded(
         texts, encoded=encoded, texts=tuple(texts.texts[index] for index in order), offsets=None, special=()
     )
 
+    open_files: dict[int, npt.NDArray[Any]] = {}
+
     def write(states: States) -> None:
-        file = made._files.get(states.layer)
+        file = open_files.get(states.layer)
         for position, each in states.each():
             if file is None:
                 dtype = np.dtype(np.float64 if each.dtype == torch.float64 else np.float32)
-                file = made._files[states.layer] = made._create(states.layer, each.shape[-1], dtype)
+                file = open_files[states.layer] = made._create(states.layer, each.shape[-1], dtype)
             weights = pooling[position]
             pooled = each[weights] if weights.ndim == 1 else weights.to(each.device, each.dtype) @ each
             text = order[position]
             file[starts[text] : starts[text + 1]] = pooled.cpu().numpy()
 
     stream_states(model, ordered, write, what=what, stack=stack, batching=batching)
-    made._close()
+    for each in open_files.values():
+        each.flush()  # type: ignore[attr-defined]
     return made
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +82,23 @@ def linear_probe(split: Split, what: str, *, backend: str = SKLEARN, device: str
     strongest, itself, losses on the training and held-out parts, shares of them that are right, and the optimiser's
     steps; "chosen" is the position of the penalty taken. Raises UndefinedScore where the optimiser does not arrive.
     """
+    with quietly():
+        return unquiet_probe(split, what, backend=backend, device=device)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without scikit-learn's warnings: what does not converge is seen by its slope, and told by an error.
+
+    Filters of warnings are all threads': to be entered by the one that waits for the others.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def unquiet_probe(split: Split, what: str, *, backend: str, device: str) -> Arrays:
+    """`linear_probe` for threads that run side by side, within `quietly`."""
     present, labels = np.unique(split.labels, return_inverse=True)
     held = np.searchsorted(present, split.held_out_labels)
     held[~np.isin(split.held_out_labels, present)] = len(present)
@@ -166,10 +185,7 @@ class _Problem:
         strength = 1.0 / (penalty * len(self.labels))
         found = LogisticRegression(C=strength, tol=tolerance, solver=solver, max_iter=_MOST, warm_start=True)
         found.coef_, found.intercept_ = start[:, :-1].astype(dtype), start[:, -1].astype(dtype)
-        with warnings.catch_warnings():
-            # What does not converge is seen by its slope; what float32 does not resolve is tried again in float64.
-            warnings.simplefilter("ignore")
-            found.fit(self.vectors.astype(dtype, copy=False), self.labels)
+        found.fit(self.vectors.astype(dtype, copy=False), self.labels)
         weights = np.hstack([found.coef_, found.intercept_[:, None]]).astype(np.float64)
         return weights, int(found.n_iter_.max())
 

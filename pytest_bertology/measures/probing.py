@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.progress import tracked
-from pytest_bertology.engine.store import Arrays, computed_once
+from pytest_bertology.engine.store import Arrays, computed_once, stored
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model_and_task
-from pytest_bertology.measures.probe_linear import BACKENDS, SKLEARN, TORCH, Split, linear_probe, standardised
+from pytest_bertology.measures.probe_linear import (
+    BACKENDS,
+    SKLEARN,
+    TORCH,
+    Split,
+    linear_probe,
+    quietly,
+    standardised,
+    unquiet_probe,
+)
 from pytest_bertology.measures.probe_mlp import mlp_probe
 from pytest_bertology.measures.probe_random import with_random_weights
 from pytest_bertology.measures.probing_data import (
@@ -98,11 +111,10 @@ def probe(
     backend = backend or (SKLEARN if model.device.type == "cpu" else TORCH)
     work = _Work(model, data, kind, backend, stack, batching)
     numbers = chosen_layers(layers, work.last)
-    found = {PROBE: work.all(numbers, PROBE)}
-    if control:
-        found[CONTROL] = work.all(numbers, CONTROL)
-    if random_model:
-        found[RANDOM] = work.all(numbers, RANDOM)
+    ways = [PROBE, *([CONTROL] if control else []), *([RANDOM] if random_model else [])]
+    jobs = [*((way, 1.0) for way in ways), *((PROBE, share) for share in shares)]
+    found = work.all([_Job(layer, *job) for job in jobs for layer in numbers])
+    each = {job: tuple(found[_Job(layer, *job)] for layer in numbers) for job in jobs}
     return ProbeReport(
         model=model.name,
         data=data.name,
@@ -113,9 +125,18 @@ def probe(
         confidence=confidence,
         seed=seed,
         learning_shares=shares,
-        _found=found,
-        _learned=tuple(work.all(numbers, PROBE, share) for share in shares),
+        _found={way: each[way, 1.0] for way in ways},
+        _learned=tuple(each[PROBE, share] for share in shares),
     )
+
+
+class _Job(NamedTuple):
+    """One probe to fit."""
+
+    layer: int
+    way: str
+    share: float
+    """Of the training texts."""
 
 
 class _Work:
@@ -159,23 +180,46 @@ class _Work:
             digest.update(repr([[unit.tolist() for unit in text] for text in self.data.units(part)]).encode())
         return digest.hexdigest()
 
-    def all(self, layers: Sequence[int], way: str, share: float = 1.0) -> tuple[Arrays, ...]:
-        """What was found at each layer, with this share of the training texts."""
-        found = []
-        part = "" if share == 1.0 else f", {share:g} of the texts"
-        with tracked(f"{self.data.name}, {self.kind} probes ({way}{part})", len(layers)) as show:
-            for done, layer in enumerate(layers):
-                found.append(self._once(layer, way, share))
-                show(done + 1)
-        return tuple(found)
-
-    def _once(self, layer: int, way: str, share: float) -> Arrays:
+    def all(self, jobs: Sequence[_Job]) -> dict[_Job, Arrays]:
+        """What was found of each."""
         solver = self.backend if self.kind == LINEAR else ""
-        what = f"{self.kind} probe 1, {way}, layer {layer}, {share!r}, {self.stack}, {solver}, {self.digest}"
-        return computed_once(what, self._inputs, lambda: self._fitted(layer, way, share))
+        names = {job: f"{self.kind} probe 1, {tuple(job)!r}, {self.stack}, {solver}, {self.digest}" for job in jobs}
+        known = {job: stored(name, self._inputs) for job, name in names.items()}
+        found = {job: each for job, each in known.items() if each is not None}
+        missing = [job for job in jobs if job not in found]
+        with tracked(f"{self.data.name}, {self.kind} probes", len(jobs)) as show, self._fits(missing) as fit:
+            for job in missing:
+                found[job] = computed_once(names[job], self._inputs, partial(fit, job))
+                show(len(found))
+        return found
 
-    def _fitted(self, layer: int, way: str, share: float) -> Arrays:
-        states = self.random_states if way == RANDOM else self.states
+    @contextmanager
+    def _fits(self, jobs: Sequence[_Job]) -> Iterator[Callable[[_Job], Arrays]]:
+        """A function that does one of these.
+
+        scikit-learn's fits are products of a large matrix and a narrow one, which two threads compute no faster than
+        one: as many are done side by side as there are threads to use.
+        """
+        workers = min(len(jobs), torch.get_num_threads())
+        if self.kind != LINEAR or self.backend != SKLEARN or workers < 2:
+            yield lambda job: self._fitted(job, linear_probe)
+            return
+        for way in {job.way for job in jobs}:
+            self._states(way)  # recorded by this thread, in which masks are in force
+        with quietly(), threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+            running = {job: pool.submit(self._fitted, job, unquiet_probe) for job in jobs}
+            try:
+                yield lambda job: running[job].result()
+            finally:
+                for each in running.values():
+                    each.cancel()
+
+    def _states(self, way: str) -> States:
+        return self.random_states if way == RANDOM else self.states
+
+    def _fitted(self, job: _Job, fit_linear: Callable[..., Arrays]) -> Arrays:
+        layer, way, share = job
+        states = self._states(way)
         train, held_out = (self.data.parts[part] for part in (TRAIN, HELD_OUT))
         count = self.data.first(share)
         vectors = standardised(
@@ -186,7 +230,7 @@ class _Work:
         what, device = f"the probe of layer {layer} ({way})", str(self.model.device)
         if self.kind == MLP:
             return mlp_probe(split, what, seed=self.data.seed, device=device)
-        return linear_probe(split, what, backend=self.backend, device=device)
+        return fit_linear(split, what, backend=self.backend, device=device)
 
 
 def _shares(shares: Sequence[float]) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def test_units_are_recorded_layer_by_layer(model, texts, means, batching):
     for layer, each in enumerate(expected):
         assert found.vectors(layer) == pytest.approx(each, abs=2e-6)
         assert not found.vectors(layer).flags.writeable
-    assert found.bytes == expected.size * 4
+    assert found.bytes == pytest.approx(expected.size * 4, abs=128 * len(expected))  # and the files' headers
 
 
 def test_the_same_is_run_once_and_anything_else_anew(model, texts, monkeypatch):

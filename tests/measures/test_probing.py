@@ -220,7 +220,7 @@ def test_a_second_call_fits_nothing_and_random_state_is_left_alone(model, monkey
     first = [probe(model, TASK, [K], kind, learning_curve=[0.3]) for kind in ("linear", "mlp")]
     assert torch.equal(before, torch.random.get_rng_state())
     assert np.array_equal(own, np.random.get_state()[1])
-    for name in ("linear_probe", "mlp_probe", "with_random_weights"):
+    for name in ("linear_probe", "unquiet_probe", "mlp_probe", "with_random_weights"):
         monkeypatch.delattr(f"pytest_bertology.measures.probing.{name}")
 
     again = [probe(model, TASK, [K], kind, learning_curve=[0.3]) for kind in ("linear", "mlp")]
