@@ -9,9 +9,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,17 +31,26 @@ LIMIT = 8 * 2**30
 """Bytes on disk that recordings which nobody holds any more may take together."""
 
 
-class Recording:
-    """The hidden states of some units of texts, layer by layer, in files that are read as they are needed.
+class _Place(NamedTuple):
+    """Where a layer's states are in the file."""
 
-    A unit is one token or the mean of several. The files are deleted when nobody holds the recording any more.
+    offset: int
+    width: int
+    dtype: np.dtype[Any]
+
+
+class Recording:
+    """The hidden states of some units of texts, layer by layer, in a file that is read as it is needed.
+
+    A unit is one token or the mean of several. The file has no name where the system allows that: nothing is left of it
+    when nobody holds the recording any more, however the process ends.
     """
 
     def __init__(self, units: int) -> None:
         self.units = units
-        self._folder = Path(tempfile.mkdtemp(prefix="bertology-states-"))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._files: dict[int, Path] = {}
+        self._file = tempfile.TemporaryFile(prefix="bertology-states-")  # noqa: SIM115 - closed by the finalizer
+        self._finalizer = weakref.finalize(self, self._file.close)
+        self._places: dict[int, _Place] = {}
 
     def __repr__(self) -> str:
         return f"Recording({self.units} units, layers 0 to {self.layers}, {self.bytes / 2**20:.0f} MiB)"
@@ -50,28 +58,36 @@ class Recording:
     @property
     def layers(self) -> int:
         """How many layers there are, the embeddings not counted: `vectors` takes 0 to that."""
-        return len(self._files) - 1
+        return len(self._places) - 1
 
     @property
     def bytes(self) -> int:
         """What it takes on disk."""
-        return sum(path.stat().st_size for path in self._files.values())
+        return sum(self._size(place) for place in self._places.values())
 
     def vectors(self, layer: int) -> Vectors:
         """(units, width) of one layer, memory-mapped and read-only; 0 is the embeddings.
 
         Mapped anew on each call: what was read does not stay in memory longer than what is returned.
         """
-        found: Vectors = np.load(self._files[layer], mmap_mode="r")
-        return found
+        return self._mapped(self._places[layer], "r")
 
-    def _create(self, layer: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        needed, free = self.units * width * dtype.itemsize, shutil.disk_usage(self._folder).free
+    def _mapped(self, place: _Place, mode: Literal["r", "r+"]) -> np.memmap[Any, Any]:
+        return np.memmap(self._file, place.dtype, mode, place.offset, (self.units, place.width))
+
+    def _create(self, layer: int, width: int, dtype: np.dtype[Any]) -> np.memmap[Any, Any]:
+        place = _Place(self.bytes, width, dtype)
+        needed, folder = self._size(place), tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
         if needed > free:
             advice = "Take fewer texts, or set the environment variable TMPDIR to a folder with more room."
-            raise TooMuchMemory(f"one layer's states in {self._folder.parent}", needed, free, advice)
-        path = self._files[layer] = self._folder / f"layer-{layer}.npy"
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(self.units, width))
+            raise TooMuchMemory(f"one layer's states in {folder}", needed, free, advice)
+        self._places[layer] = place
+        self._file.truncate(place.offset + needed)
+        return self._mapped(place, "r+")
+
+    def _size(self, place: _Place) -> int:
+        return self.units * place.width * place.dtype.itemsize
 
 
 _held: OrderedDict[str, Recording] = OrderedDict()
@@ -142,7 +158,7 @@ def _recorded(
         texts, encoded=encoded, texts=tuple(texts.texts[index] for index in order), offsets=None, special=()
     )
 
-    open_files: dict[int, npt.NDArray[Any]] = {}
+    open_files: dict[int, np.memmap[Any, Any]] = {}
 
     def write(states: States) -> None:
         file = open_files.get(states.layer)
@@ -157,7 +173,7 @@ def _recorded(
 
     stream_states(model, ordered, write, what=what, stack=stack, batching=batching)
     for each in open_files.values():
-        each.flush()  # type: ignore[attr-defined]
+        each.flush()
     return made
 
 

@@ -106,17 +106,19 @@ def test_nothing_is_kept_of_an_altered_model(model, texts):
     assert record(model, texts, chosen, what=WHAT) is before
 
 
-def test_files_are_deleted_when_nobody_holds_them(model, texts):
+def test_nothing_is_left_when_nobody_holds_it(model, texts, tmp_path, monkeypatch):
+    """Not even of a process that is killed: while it is used, the file has no name."""
+    monkeypatch.setattr(recording.tempfile, "tempdir", str(tmp_path))
     found = record(model, texts, units(texts, means=False), what=WHAT)
-    folder = found._folder
-    assert sorted(each.name for each in folder.iterdir()) == [f"layer-{layer}.npy" for layer in range(3)]
+    file = found._file
 
+    assert list(tmp_path.iterdir()) == []
     forget_recordings()
-    assert folder.exists()  # this test still holds it
+    assert not file.closed  # this test still holds it
     del found
     gc.collect()
 
-    assert not folder.exists()
+    assert file.closed
 
 
 def test_the_oldest_are_let_go_beyond_the_limit(model, texts, monkeypatch):
