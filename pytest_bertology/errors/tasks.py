@@ -63,13 +63,32 @@ class SingleClass(BertologyError, ValueError):
 class LabelMismatch(BertologyError, ValueError):
     """The labels of the task and of the model are not the same."""
 
-    def __init__(self, task: str, task_labels: Sequence[object], model: str, model_labels: Sequence[object]) -> None:
+    def __init__(
+        self,
+        task: str,
+        task_labels: Sequence[object],
+        model: str,
+        model_labels: Sequence[object],
+        advice: str = "Rename the labels of the data, or set the model's config.id2label and config.label2id to the "
+        "names the data uses.",
+    ) -> None:
         self.task_labels = tuple(task_labels)
         self.model_labels = tuple(model_labels)
         super().__init__(
             f"the labels do not match: {task} has {some([repr(x) for x in task_labels])}, and {model} knows "
-            f"{some([repr(x) for x in model_labels])}. Rename the labels of the data, or set the model's "
-            "config.id2label and config.label2id to the names the data uses."
+            f"{some([repr(x) for x in model_labels])}. {advice}"
+        )
+
+
+class LabelsNotLearned(BertologyError, ValueError):
+    """No label of what a probe is judged on is one that it has learned: all of it would count as wrong."""
+
+    def __init__(self, task: str, task_labels: Sequence[object], source: str, source_labels: Sequence[object]) -> None:
+        self.task_labels = tuple(task_labels)
+        self.source_labels = tuple(source_labels)
+        super().__init__(
+            f"no label of {task} can be learned from {source}: {task} has {some([repr(x) for x in task_labels])}, and "
+            f"{source} has {some([repr(x) for x in source_labels])}. Give both the same labels, of the same type."
         )
 
 

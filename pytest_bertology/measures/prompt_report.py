@@ -139,7 +139,7 @@ class PromptReport:
             own = self.labels == number
             right = f"{(self.predictions[own] == number).mean():.4f}" if own.any() else "-"
             answers = int((self.predictions == number).sum())
-            said = ", ".join(map(repr, words))
+            said = ", ".join(map(repr, words)) + ("" if own.any() else "  (no item has this label)")
             lines.append(f"{name:<{width}}  {int(own.sum()):>6}  {answers:>7}  {right:>6}  {said}")
         return "\n".join(lines)
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from pytest_bertology.engine.batching import Batch, Batching, batches
+from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import IGNORED, Encoded, Example
-from pytest_bertology.engine.objectives import at_judged_tokens
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import NonFinite
+from pytest_bertology.measures.prompt_reading import read
 from pytest_bertology.measures.prompt_texts import Asked, Ids
 from pytest_bertology.models import ModelUnderTest
 
@@ -35,7 +34,7 @@ def word_scores(model: ModelUnderTest, name: str, asked: Sequence[Asked], batchi
     digest = hashlib.sha256(plan.picks.tobytes()).hexdigest()
     inputs = (model, encoded, model.mask_in_force(), batching)
     found = computed_once(
-        f"prompts 1, {digest}", inputs, lambda: {"values": _run(model, name, encoded, plan.picks, batching)}
+        f"prompts 2, {digest}", inputs, lambda: {"values": _run(model, name, encoded, plan.picks, batching)}
     )
     count = len(asked[0].words)
     at = plan.picks[:, 3] * count + plan.picks[:, 4]
@@ -86,28 +85,14 @@ def _run(model: ModelUnderTest, name: str, encoded: Encoded, picks: Array, batch
     places = np.searchsorted(picks[:, 0], np.arange(len(encoded.examples) + 1)).tolist()
     done = 0
     with torch.inference_mode(), model.frozen(), tracked(f"{name}, prompts", len(encoded.examples)) as show:
-        for batch in batches(model, encoded, batching):
-            said = _said(model, batch)
-            counts = (batch.labels != IGNORED).sum(dim=1).cpu().numpy()
-            before = np.cumsum(counts) - counts
-            for row, position in enumerate(batch.positions):
+        for some in read(model, encoded, batching):
+            for position, said in some:
                 own = slice(places[position], places[position + 1])
-                after, tokens = (torch.as_tensor(picks[own, at]) for at in (1, 2))
-                values = said[(after + int(before[row])).to(said.device), tokens.to(said.device)]
-                if not bool(torch.isfinite(values).all()):
+                after, tokens = (torch.as_tensor(picks[own, at], device=said.device) for at in (1, 2))
+                values = said[after, tokens].double().cpu().numpy()
+                if not np.isfinite(values).all():
                     raise NonFinite("the log probability of a label word", f"item {picks[own.start, 3]} of {name}")
-                found[own] = values.double().cpu().numpy()
-            done += len(batch.positions)
+                found[own] = values
+            done += len(some)
             show(done)
     return found
-
-
-def _said(model: ModelUnderTest, batch: Batch) -> Tensor:
-    """(judged tokens, vocabulary) log probabilities of what follows them."""
-    if model.model.get_output_embeddings() is None:
-        logits = model.model(**batch.inputs).logits[batch.labels != IGNORED]
-    else:
-        with at_judged_tokens(model, batch):
-            logits = model.model(**batch.inputs).logits[0]
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return torch.log_softmax(logits.float() if half else logits, dim=-1)

@@ -24,6 +24,7 @@ from pytest_bertology.errors import (
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.control_task import control_labels
+from pytest_bertology.measures.prompt_reading import ALONE
 from pytest_bertology.measures.prompt_report import PromptReport
 from pytest_bertology.measures.prompt_scores import word_scores
 from pytest_bertology.measures.prompt_texts import (
@@ -80,7 +81,9 @@ def prompt_probe(
     Selectivity is the score less the mean of those. (Words dealt to other labels would be no control: with two labels
     the score is one minus the accuracy, and over all deals it is 1 / K for any answers whatever.)
 
-    Prompts longer than the model can read are left out, with a warning, and counted. Raises WrongTaskKind for other
+    Prompts longer than the model can read are left out, with a warning, and counted. Labels of `label_words` that no
+    item has may be answered all the same; a warning says how often. What prompts and words share is read once, where
+    the model is seen to give the same for it. Raises WrongTaskKind for other
     models than causal ones; InvalidArgument; LabelMismatch where a label has no word; MalformedData; EmptyTask;
     SingleClass; NonFinite.
     """
@@ -91,8 +94,7 @@ def prompt_probe(
         raise WrongTaskKind(model.name, model.kind, task.name, needs)
     items, words = items_of(task), label_words_of(label_words)
     check_prompt(prompt, items)
-    if not set(items.labels) <= set(words):
-        raise LabelMismatch(task.name, sorted(set(items.labels), key=str), f"label_words of {model.name}", list(words))
+    _check_labels(task.name, model.name, items, words)
     flat = [word for own in words.values() for word in own]
     asked = read_prompts(model, task.name, prompts_of(prompt, items), flat)
     kept = _kept(model, task, items, asked)
@@ -106,7 +108,7 @@ def prompt_probe(
         raise SingleClass(task.name, items.labels[kept[0]], len(kept))
     types = [items.types[index] for index in kept]
     counts = np.bincount(labels, minlength=len(words))
-    return PromptReport(
+    report = PromptReport(
         model=model.name,
         data=task.name,
         level=items.level,
@@ -124,6 +126,30 @@ def prompt_probe(
         _texts=items.text_of[kept],
         _control=tuple(control_labels(types, counts, DRAWS * seed + draw) for draw in range(DRAWS)) if control else (),
     )
+    _warn_of_unseen(report)
+    return report
+
+
+def _check_labels(task: str, model: str, items: Items, words: Mapping[Any, Sequence[str]]) -> None:
+    """Raise LabelMismatch where a label of the data has no words, and say which keys are meant."""
+    labels = sorted(set(items.labels), key=lambda label: (isinstance(label, str), label))
+    missing = [label for label in labels if label not in words]
+    if not missing:
+        return
+    keys = " and ".join(filter(None, (", ".join(map(repr, labels[:-1])), repr(labels[-1]))))
+    alike = {str(label) for label in missing} & set(map(str, words))
+    kind = f" of the type {type(missing[0]).__name__}" if alike else ""
+    advice = f"label_words needs a word for every label: use the keys {keys}{kind}."
+    raise LabelMismatch(task, labels, f"label_words for {model}", list(words), advice)
+
+
+def _warn_of_unseen(report: PromptReport) -> None:
+    """A sample may lack a label; but what is never right took answers, and may be a slip."""
+    for number, label in enumerate(report.classes):
+        if not (report.labels == number).any():
+            took = f"it took {int((report.predictions == number).sum())} of {len(report)} answers, all wrong"
+            said = f"label_words has {label!r}, a label that no judged item of {report.data} has: {took}"
+            warnings.warn(said, BertologyWarning, stacklevel=3)
 
 
 def _kept(model: ModelUnderTest, task: Task, items: Items, asked: Sequence[Asked]) -> list[int]:
@@ -162,17 +188,16 @@ class _Scores:
 
         Where two labels are so near that batching could turn them, prompts are read alone.
         """
-        alone = Batching(tokens=1)
         prior = np.zeros(len(self.words))
         if free:
-            each = self._by_label(free, alone)
+            each = self._by_label(free, ALONE)
             each -= logsumexp(each, axis=1, keepdims=True)
             prior = logsumexp(each, axis=0) - np.log(len(free))
         found = self._by_label(asked, self.batching)
         best = np.sort(found - prior, axis=1)
         near = np.flatnonzero(best[:, -1] - best[:, -2] < noise(self.model.dtype))
-        if len(near) and self.batching != alone:
-            found[near] = self._by_label([asked[index] for index in near.tolist()], alone)
+        if len(near) and self.batching != ALONE:
+            found[near] = self._by_label([asked[index] for index in near.tolist()], ALONE)
         return found, prior
 
     def _by_label(self, asked: Sequence[Asked], batching: Batching) -> Array:

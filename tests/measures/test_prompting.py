@@ -20,12 +20,17 @@ from pytest_bertology.errors import (
     SingleClass,
     WrongTaskKind,
 )
+from pytest_bertology.measures import prompt_reading
 from pytest_bertology.measures.control_task import control_labels
+from pytest_bertology.measures.prompt_reading import ALONE
 from pytest_bertology.measures.prompting import prompt_probe
 from tests.families import family, texts, tokenizer, under_test
 
 WORDS = {"no": "b", "yes": ("acd", "ac"), "perhaps": "ae"}
 """Of one token, of three and two (one begins with the other), and of two; the model reads what they share once."""
+
+LONG = "a b c d e {text} f g is"
+SEVERAL = {"no": ("ba", "bd", "ce"), "yes": ("acd", "ac"), "perhaps": ("ae", "da")}
 
 
 @pytest.fixture(autouse=True)
@@ -245,6 +250,73 @@ def test_other_models_are_sent_to_probe():
 def test_labels_without_words_are_named():
     with pytest.raises(LabelMismatch, match="perhaps"):
         prompt_probe(under_test("gpt2", "causal-lm"), labelled(), "{text}", {"yes": "a", "no": "b"})
+
+
+def test_keys_of_another_type_are_told_from_those_of_the_data():
+    task = load_task({"text": ["a rose", "a leaf"], "label": [0, 1]})
+
+    with pytest.raises(LabelMismatch, match="use the keys 0 and 1 of the type int") as caught:
+        prompt_probe(bigrams(), task, "{text}", {"0": "red", "1": "green"})
+
+    assert "config" not in str(caught.value)
+
+
+def test_a_label_that_no_item_has_is_named_with_the_answers_it_took():
+    task = load_task({"text": ["a rose", "a leaf", "a sky"], "label": ["red", "green", "green"]})
+
+    with pytest.warns(BertologyWarning, match="'blue', a label that no judged item .* 1 of 3 answers, all wrong"):
+        report = prompt_probe(bigrams(), task, "{text}", {"red": "red", "green": "green", "blue": "blue"})
+
+    assert "'blue' (no item has this label)" in " ".join(report.table().split())
+
+
+def counted(model, forward):
+    """Tokens that the model reads from now on, padding too."""
+    read = []
+
+    def hook(module, args, kwargs):
+        read.append(kwargs["input_ids"].numel())
+
+    handle = model.model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        forward()
+    finally:
+        handle.remove()
+    return sum(read)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("tokens", [None, 40])
+def test_what_prompts_share_is_read_once_and_changes_nothing(name, side, tokens, monkeypatch):
+    model = under_test(name, "causal-lm", dtype=torch.float64)
+    task = labelled(24)
+    with model.masked([(0, 1)]):
+        monkeypatch.setattr(type(model), "altered", lambda self: False)  # of the hook that counts
+        shared = Batching(tokens, padding_side=side)
+        found = {}
+        few = counted(model, lambda: found.update(a=prompt_probe(model, task, LONG, SEVERAL, batching=shared)))
+        many = counted(model, lambda: found.update(b=prompt_probe(model, task, LONG, SEVERAL, batching=ALONE)))
+
+    assert found["a"].log_probabilities == pytest.approx(found["b"].log_probabilities, abs=1e-9)
+    assert few < 0.8 * many
+
+
+def test_a_model_whose_keys_and_values_are_not_enough_is_read_whole(monkeypatch):
+    """As one that forgets what it was given: seen at the first prompts."""
+    model, task = under_test("gpt2", "causal-lm", dtype=torch.float64), labelled()
+    expected = prompt_probe(model, task, LONG, SEVERAL, batching=ALONE)
+
+    def wrong(cache, rows):
+        found = of(cache, rows)
+        found.layers[0].values = found.layers[0].values * 1.01
+        return found
+
+    of = prompt_reading._of
+    monkeypatch.setattr(prompt_reading, "_of", wrong)
+    found = prompt_probe(model, task, LONG, SEVERAL)
+
+    assert found.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-9)
 
 
 def test_a_prompt_whose_tokens_change_is_refused():
