@@ -25,7 +25,7 @@ BACKENDS = (SKLEARN, TORCH)
 
 PENALTIES = tuple(float(f"{10.0 ** (-step / 2.0):.3g}") for step in range(-2, 13))
 """From the strongest, 10, each √10 weaker than the one before, down to 10^-6."""
-_FIRST = PENALTIES.index(0.01)
+_FIRST = PENALTIES.index(0.00316)
 """Tried first, then the weaker ones as long as they are better; where none is, the stronger ones."""
 BETTER = 1e-4
 """Nats by which a loss must be lower to be better: less is rounding, or not worth the step."""
