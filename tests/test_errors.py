@@ -70,6 +70,10 @@ TABLE = {
     errors.MissingColumn: (("dev.csv", "text column", ["a", "b"], "text="), ["dev.csv", "'a', 'b'", "text="]),
     errors.EmptyTask: (("dev.csv",), ["dev.csv", "no examples"]),
     errors.SingleClass: (("dev.csv", "good", 31), ["dev.csv", "'good'", "31"]),
+    errors.LabelsNotLearned: (
+        ("dev.csv", [0, 1], "train.csv", ["0", "1"]),
+        ["dev.csv has 0, 1", "train.csv has '0', '1'", "same type"],
+    ),
     errors.LabelMismatch: (("dev.csv", ["pos", "neg"], "m", ["A", "B"]), ["dev.csv", "'pos', 'neg'", "'A', 'B'"]),
     errors.WrongTaskKind: (("m", "causal-lm", "dev.csv", "a classifier"), ["m", "causal-lm", "dev.csv", "classifier"]),
     errors.UnknownMetric: (("bleu", "regression", ["pearson", "loss"]), ["bleu", "regression", "pearson, loss"]),

@@ -46,13 +46,18 @@ class LeftOut:
 
     def __str__(self) -> str:
         parts = []
-        if self.long_texts:
-            done = f"split into {self.pieces} pieces" if self.pieces else "dropped" if self.long_items else "cut"
+        if self.long_texts and not self.pieces:
+            done = "dropped" if self.long_items else "cut"
             parts.append(f"{self.long_texts} texts longer than the model can read were {done}")
-        if self.long_items:
-            parts.append(f"{self.long_items} items went with them")
+            parts += [f"{self.long_items} items went with them"] if self.long_items else []
+        elif self.long_items:
+            parts.append(f"{_many(self.long_items, 'item')} that no piece of a split text holds")
         if self.without_tokens:
             parts.append(f"{self.without_tokens} items have no token")
+        if self.pieces:  # texts that were split are not left out
+            were = "was" if self.long_texts == 1 else "were"
+            long = f"{_many(self.long_texts, 'text')} longer than the model can read"
+            parts = [*(parts or ["nothing"]), f"{long} {were} split into {_many(self.pieces, 'piece')}"]
         return "; ".join(parts) or "nothing"
 
 
@@ -106,6 +111,10 @@ def read_items(model: ModelUnderTest, items: Items, *, what: str, too_long: str 
         labels=tuple(items.labels[index] for index in kept),
     )
     return ReadItems(items, texts, tuple(tokens[index] for index in kept), left_out)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _tokens(items: Items, texts: Texts) -> list[tuple[Ints, ...]]:

@@ -39,6 +39,7 @@ from pytest_bertology.errors.models import (
 from pytest_bertology.errors.tasks import (
     EmptyTask,
     LabelMismatch,
+    LabelsNotLearned,
     MalformedData,
     MissingColumn,
     NonFinite,
@@ -92,6 +93,7 @@ __all__ = [
     "InvalidPlan",
     "InvalidScores",
     "LabelMismatch",
+    "LabelsNotLearned",
     "MalformedData",
     "MaskNotApplied",
     "MaskOfAnotherModel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.items import TOO_LONG, LeftOut, ReadItems, read_items
 from pytest_bertology.engine.recording import Recording, record
-from pytest_bertology.errors import InvalidArgument, SingleClass
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, LabelsNotLearned, SingleClass
+from pytest_bertology.errors.base import some
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.control_task import control_labels
@@ -30,6 +32,8 @@ TRAIN, HELD_OUT, TESTED = "train", "held_out", "tested"
 PARTS = (TRAIN, HELD_OUT, TESTED)
 _HELD_OUT = 0.1
 _TESTED = 0.25
+_FEW = 10
+"""Texts: of fewer no probe learns much."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +78,7 @@ class ProbingData:
     """By `TRAIN`, `HELD_OUT`, `TESTED`; each in an order that seed and contents decide, not the data's."""
     metric: Metric
     shared: int
-    """Texts left out of those learned from, since they are judged on as well."""
+    """Texts left out of those learned from, since they, or texts `alike`, are judged on as well."""
     pooling: str
     seed: int
     _units: tuple[tuple[tuple[Ints, ...], ...], ...] = field(repr=False)
@@ -153,39 +157,27 @@ def probing_data(
 
     Without `train` a quarter of the task's texts is judged on and the rest learned from. Without `held_out`, by which
     probes choose what they do not learn, a tenth of the texts that are learned from is held out. Which they are depends
-    on `seed` and on the texts, not on their order; equal texts go together, and training texts that are judged on too
-    are left out. `pooling` says what stands for an item of several tokens: the "first", the "last" or their "mean"; by
-    default the first of a word's, and the mean of others'. (Of whole texts the first token is [CLS], where there is
-    one, and the last [SEP] or the end of the text; special tokens do not count for the mean.)
+    on `seed` and on the texts, not on their order; texts that are equal but for case, white space and punctuation go
+    together, and training texts that are judged on too are left out. `pooling` says what stands for an item of several
+    tokens: the "first", the "last" or their "mean"; by default the first of a word's, and the mean of others'. (Of
+    whole texts the first token is [CLS], where there is one, and the last [SEP] or the end of the text; special tokens
+    do not count for the mean.)
 
-    Raises InvalidArgument, for tasks of different kinds or a pooling that there is not; SingleClass where all labels
+    Warns (BertologyWarning) of fewer than 10 texts to learn from, and where most judged items have a label
+    that is not learned from. Raises InvalidArgument, for too few texts, tasks of different kinds or a pooling that
+    there is not; LabelsNotLearned where no judged item has a label that is learned from; SingleClass where all labels
     that are learned from, or judged on, are the same; and what `items_of` and `read_items` raise.
     """
     check_model_and_task(model, task)
     _check(train, held_out, pooling, too_long, seed)
-    judged, source = items_of(task), task.name
-    shared = 0
-    if train is None:
-        judged, learned = judged.split(_TESTED, seed)
-        source = f"the other texts of {task.name}"
-    else:
-        source = train.name
-        given = items_of(train)
-        learned = _others(given, judged, "train")
-        shared = len(given.texts) - len(learned.texts)
-    if held_out is None:
-        chosen_by, learned = learned.split(_HELD_OUT, seed)
-    else:
-        chosen_by = _others(items_of(held_out), judged, "held_out")
-        learned = _others(learned, chosen_by, "train")
-    items = {TRAIN: learned, HELD_OUT: chosen_by, TESTED: judged}
-    if len({each.level for each in items.values()}) > 1:
-        levels = ", ".join(f"{name} of {each.level}s" for name, each in items.items())
-        raise InvalidArgument("train", levels, "tasks of one kind")
-    pooling = pooling or (FIRST if judged.level == WORD else MEAN)
+    items, shared = _three_parts(task, train, held_out, seed)
+    source, level = f"the other texts of {task.name}" if train is None else train.name, items[TESTED].level
+    _check_labels(items, source, held_out)
+    pooling = pooling or (FIRST if level == WORD else MEAN)
     reads = {name: read_items(model, each.in_order(seed), what=what, too_long=too_long) for name, each in items.items()}
     classes = tuple(sorted(set(reads[TRAIN].items.labels), key=_by_text))
     _check_classes(task.name, reads, classes)
+    _warn_of_few(reads[TRAIN], source)
     number = {label: index for index, label in enumerate(classes)}
     labels = {
         name: np.array([number.get(label, len(classes)) for label in read.items.labels], dtype=np.int64)
@@ -201,7 +193,7 @@ def probing_data(
     return ProbingData(
         name=task.name if train is not None else f"a quarter of {task.name}",
         source=source,
-        level=judged.level,
+        level=level,
         classes=classes,
         parts=parts,
         metric=task.metric,
@@ -213,10 +205,12 @@ def probing_data(
 
 
 def chosen_layers(layers: object, last: int) -> tuple[int, ...]:
-    """The layers that are meant by "all" or by numbers from 0 to `last`; raises InvalidArgument."""
+    """The layers that are meant by "all", by one number from 0 to `last`, or by several; raises InvalidArgument."""
     if isinstance(layers, str) and layers == "all":
         return tuple(range(last + 1))
     expected = f"'all', or numbers from 0 (the embeddings) to {last} (the last layer), such as [0, {last}]"
+    if is_whole(layers):
+        layers = (layers,)
     if isinstance(layers, str) or not isinstance(layers, Collection) or not layers:
         raise InvalidArgument("layers", layers, expected)
     for layer in layers:
@@ -252,11 +246,85 @@ def _pooled(tokens: Ints, pooling: str, whole: int | None) -> tuple[int, ...]:
     return (int(tokens[0] if pooling == FIRST else tokens[-1]),)
 
 
+def _three_parts(task: Task, train: Task | None, held_out: Task | None, seed: int) -> tuple[dict[str, Items], int]:
+    """The items of each part, and how many texts were given to learn from that are judged on as well."""
+    judged, shared = items_of(task), 0
+    if train is None:
+        _check_enough(judged, 3 if held_out is None else 2, "task", held_out)
+        judged, learned = judged.split(_TESTED, seed)
+    else:
+        given = items_of(train)
+        learned = _others(given, judged, "train")
+        shared = len(given.texts) - len(learned.texts)
+    if held_out is None:
+        _check_enough(learned, 2, "train", held_out)
+        chosen_by, learned = learned.split(_HELD_OUT, seed)
+    else:
+        chosen_by = _others(items_of(held_out), judged, "held_out")
+        rest = learned.without_texts_of(chosen_by)
+        if not len(rest):
+            expected = f"other texts than those that are learned from: it has all {len(learned.texts)} of them"
+            raise InvalidArgument("held_out", held_out.name, expected)
+        learned = rest
+    items = {TRAIN: learned, HELD_OUT: chosen_by, TESTED: judged}
+    if len({each.level for each in items.values()}) > 1:
+        levels = ", ".join(f"{name} of {each.level}s" for name, each in items.items())
+        raise InvalidArgument("train", levels, "tasks of one kind")
+    return items, shared
+
+
 def _others(items: Items, reported: Items, argument: str) -> Items:
     found = items.without_texts_of(reported)
     if not len(found):
         raise InvalidArgument(argument, items.name, f"texts that are not all among those of {reported.name}")
     return found
+
+
+def _check_enough(items: Items, needed: int, argument: str, held_out: Task | None) -> None:
+    """Refuse fewer texts than there are parts to make of them."""
+    if items.different >= needed:
+        return
+    parts = ["one to learn from", *(["one to choose by"] if held_out is None else [])]
+    parts += ["one to be judged on"] if argument == "task" else []
+    other = {"task": "train=", "train": "held_out="}[argument]
+    expected = (
+        f"at least {needed} texts that differ in more than case, white space and punctuation: {', '.join(parts)}; "
+        f"or others as {other}"
+    )
+    found = f"{items.different} different text{'' if items.different == 1 else 's'}"
+    found += "" if argument == "task" else " not judged on"
+    raise InvalidArgument(argument, f"{items.name} ({found})", expected)
+
+
+def _check_labels(items: dict[str, Items], source: str, held_out: Task | None) -> None:
+    """Refuse, or warn of, labels that are judged and not learned from: each such item counts as wrong."""
+    learned = set(items[TRAIN].labels)
+    for part in (TESTED, *([] if held_out is None else [HELD_OUT])):
+        labels, name = items[part].labels, items[part].name
+        unseen = [label for label in labels if label not in learned]
+        if len(unseen) == len(labels):
+            raise LabelsNotLearned(name, _sorted(labels), source, _sorted(learned))
+        if part == TESTED and 2 * len(unseen) > len(labels):
+            text = (
+                f"{len(unseen)} of the {len(labels)} items of {name} have a label that is not learned from, and count "
+                f"as wrong: {some([repr(label) for label in _sorted(unseen)])}. {source} has "
+                f"{some([repr(label) for label in _sorted(learned)])}."
+            )
+            warnings.warn(text, BertologyWarning, stacklevel=4)
+
+
+def _warn_of_few(learned: ReadItems, source: str) -> None:
+    texts = len(learned.texts)
+    if texts < _FEW:
+        text = (
+            f"probes learn from only {len(learned)} items of {texts} text{'s' if texts > 1 else ''} of {source}: what "
+            "they do not find the model may know all the same"
+        )
+        warnings.warn(text, BertologyWarning, stacklevel=4)
+
+
+def _sorted(labels: Collection[Any]) -> list[Any]:
+    return sorted(set(labels), key=_by_text)
 
 
 def _check_classes(name: str, reads: dict[str, ReadItems], classes: Sequence[Any]) -> None:

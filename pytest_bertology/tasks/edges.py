@@ -18,6 +18,7 @@ from pytest_bertology.tasks.written import Written
 
 TARGETS = "targets"
 _ENDS = ("start1", "end1", "start2", "end2")
+_OTHER_END = {"start1": "end1", "end1": "start1", "start2": "end2", "end2": "start2"}
 
 
 class _Row(NamedTuple):
@@ -41,6 +42,16 @@ def has_targets(table: Table, label: object) -> bool:
 def has_ends(table: Table) -> bool:
     """Whether these are texts with the first and last character of a span in columns."""
     return {"start1", "end1"} <= set(table.columns)
+
+
+def check_ends(table: Table) -> None:
+    """Raise MalformedData for columns that say where spans begin and not where they end, or only the second ones."""
+    half = [name for name in _ENDS if name in table.columns and _OTHER_END[name] not in table.columns]
+    if half:
+        wanted = " and ".join(_ENDS[:2] if half[0] in _ENDS[:2] else _ENDS[2:])
+        raise MalformedData(table.name, f"it has a column {half[0]!r}, and a span has both, {wanted}")
+    if {"start2", "end2"} <= set(table.columns) and not has_ends(table):
+        raise MalformedData(table.name, "it has the columns start2 and end2, and no start1 and end1 of a first span")
 
 
 def targets_task(
@@ -82,9 +93,7 @@ def ends_task(
     Raises MalformedData with the line, EmptyTask, SingleClass.
     """
     ends = _ENDS if {"start2", "end2"} <= set(table.columns) else _ENDS[:2]
-    half = [name for name in _ENDS[2:] if name in table.columns]
-    if len(half) == 1:
-        raise MalformedData(table.name, f"it has a column {half[0]!r}, and a second span has 'start2' and 'end2'")
+    check_ends(table)
     found: dict[str, list[_Row]] = {}
     for index, value in enumerate(table.columns[text]):
         where = table.where(index)
@@ -177,6 +186,8 @@ def _label(table: Table, where: str, value: Any) -> Any:
 def _whole(table: Table, where: str, name: str, value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]+\s*", value, re.ASCII):
         return int(value)
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return int(value)  # as data frames have them where another row lacks a number
     if not _is_whole(value):
         raise MalformedData(table.name, f"{where}: {name} is {value!r}, and no whole number of a character")
     return int(value)

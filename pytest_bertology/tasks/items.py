@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 WORD, SPAN, PAIR, TEXT = "word", "span", "pair", "text"
 LEVELS = (WORD, SPAN, PAIR, TEXT)
+_CLASSES = "a task whose words, spans or texts have classes as labels: probes classify"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,8 +88,13 @@ class Items:
         ]
         return self.of_texts(sorted(range(len(keys)), key=keys.__getitem__))
 
+    @cached_property
+    def different(self) -> int:
+        """How many different texts there are: of those that are `alike` one."""
+        return len({alike(text) for text in self.texts})
+
     def split(self, share: float, seed: int) -> tuple[Items, Items]:
-        """This share of the texts, drawn by seed and contents, and the others; equal texts go together.
+        """This share of the texts, drawn by seed and contents, and the others; texts that are `alike` go together.
 
         Both are in `in_order`; at least one text stays on either side. Raises InvalidArgument with fewer than two
         different texts.
@@ -95,7 +102,7 @@ class Items:
         ordered = self.in_order(seed)
         groups: dict[Text, list[int]] = {}
         for index, text in enumerate(ordered.texts):
-            groups.setdefault(text, []).append(index)
+            groups.setdefault(alike(text), []).append(index)
         if len(groups) < 2:
             raise InvalidArgument("task", f"{self.name} ({len(groups)} text)", "two different texts, or more")
         several = list(groups.values())
@@ -104,9 +111,9 @@ class Items:
         return ordered.of_texts(first), ordered.of_texts(second)
 
     def without_texts_of(self, other: Items) -> Items:
-        """Those of which the text is none of the other's."""
-        known = set(other.texts)
-        return self.of_texts([index for index, text in enumerate(self.texts) if text not in known])
+        """Those of which the text is none of the other's, nor `alike` one of them."""
+        known = {alike(text) for text in other.texts}
+        return self.of_texts([index for index, text in enumerate(self.texts) if alike(text) not in known])
 
     def with_labels(self, labels: Sequence[Any]) -> Items:
         """The same items with other labels."""
@@ -130,8 +137,39 @@ def items_of(task: Task) -> Items:
         count = len(task.texts)
         labels = task.labels or ()
         return Items(task.name, TEXT, task.texts, np.arange(count), ((),) * count, labels, task.metric)
-    expected = "a task whose words, spans or texts have classes as labels: probes classify"
-    raise InvalidArgument("task", f"{task.name} ({task.kind})", expected)
+    check_labelled(task)
+    raise InvalidArgument("task", f"{task.name} ({task.kind})", _CLASSES)
+
+
+def check_labelled(task: Task) -> None:
+    """Raise InvalidArgument for a task of texts without labels."""
+    if task.labels is None:
+        expected = f"{_CLASSES}; it has texts and no labels: load_task(..., label=) names a column of them"
+        raise InvalidArgument("task", f"{task.name} ({task.kind})", expected)
+
+
+def alike(text: Text) -> Text:
+    """What is left of a text without case, white space and punctuation: texts of which it is equal tell the same.
+
+    Symbols (+, €, an emoji) and accents count. Of a text that is nothing but punctuation all but white space is left.
+    """
+    if not isinstance(text, str):
+        return tuple(str(alike(part)) for part in text)
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return folded.translate(_LETTERS) or "".join(folded.split())
+
+
+class _Letters(dict[int, int | None]):
+    """Characters to keep or, as None, to drop; each is looked up when it is first met."""
+
+    def __missing__(self, code: int) -> int | None:
+        character = chr(code)
+        dropped = character.isspace() or unicodedata.category(character).startswith("P")
+        self[code] = found = None if dropped else code
+        return found
+
+
+_LETTERS = _Letters()
 
 
 def _from_written(task: Task, written: Sequence[Written], level: str) -> Items:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData, MissingColumn
 from pytest_bertology.tasks.bio import columns_task, is_columns
-from pytest_bertology.tasks.edges import ends_task, has_ends, has_targets, targets_task
+from pytest_bertology.tasks.edges import check_ends, ends_task, has_ends, has_targets, targets_task
 from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
     LANGUAGE,
@@ -38,13 +38,13 @@ def load_task(
     label: str | int | None = None,
     metric: str | Metric | Callable[[Any, Any], float] | None = None,
 ) -> Task:
-    """Load labelled examples from a file, a folder, the hub, columns or a live `datasets.Dataset`.
+    """Load labelled examples from a file, a folder, the hub, columns, a data frame or a live `datasets.Dataset`.
 
     `source` is `"glue/sst2"` or another hub name, a .csv, .tsv, .jsonl or .parquet file, a folder that `datasets`
-    can read, a mapping of columns, or a data set. `split` is by default the validation split, or the only one.
-    `text` names a column, or two for pairs of texts; `label` names a column; both default to the usual names. A text
-    column of word lists makes a token-classification task, numeric labels with decimals (or a correlation as metric)
-    a regression, and no label column a language-modelling task. `metric` is a name or a function of labels and
+    can read, a mapping or data frame of columns, or a data set. `split` is by default the validation split, or the only
+    one. `text` names a column, or two for pairs of texts; `label` names a column; both default to the usual names. A
+    text column of word lists makes a token-classification task, numeric labels with decimals (or a correlation as
+    metric) a regression, and no label column a language-modelling task. `metric` is a name or a function of labels and
     predictions; by default the kind's.
 
     For probes, words, spans and pairs of spans are labelled by these:
@@ -73,6 +73,7 @@ def load_task(
     if has_targets(table, label):
         return targets_task(table, text=text, metric=metric)
     names = _text_columns(table, text)
+    check_ends(table)
     label_name = _label_column(table, label, names)
     if has_ends(table) and len(names) == 1 and label_name is not None:
         return ends_task(table, names[0], label_name, metric)
@@ -81,6 +82,8 @@ def load_task(
     if label_name is None:
         if wordwise:
             raise MissingColumn(table.name, "label column for its words", list(table.columns), "label=")
+        if has_ends(table):
+            raise MissingColumn(table.name, "label column for its spans", list(table.columns), "label=")
         return Task(table.name, LANGUAGE, texts, None, metric=find_metric(metric, LANGUAGE))
     labels, label_names = _labels(table, label_name)
     kind = TOKENS if wordwise else _kind(labels, metric)
@@ -88,6 +91,7 @@ def load_task(
         labels = tuple(_float(table, label_name, value) for value in labels)
     else:
         _refuse_hidden(table, label_name, labels)
+        _refuse_mixed(table, label_name, labels)
     return Task(
         name=table.name,
         kind=kind,
@@ -196,6 +200,18 @@ def _refuse_hidden(table: Table, column: str, labels: Sequence[Any]) -> None:
         for value in label if isinstance(label, tuple) else (label,):
             if isinstance(value, int) and value < 0:
                 raise _hidden(table, column, row, int(value))
+
+
+def _refuse_mixed(table: Table, column: str, labels: Sequence[Any]) -> None:
+    """The numbers 1 and "1" would be two classes."""
+    first: tuple[int, Any] | None = None
+    for row, label in enumerate(labels):
+        for value in label if isinstance(label, tuple) else (label,):
+            first = first or (row, value)
+            if isinstance(value, str) != isinstance(first[1], str):
+                problem = f"the label {value!r}, and {table.where(first[0])} has {first[1]!r}"
+                problem = f"column {column!r}, {table.where(row)}: {problem}: labels are all text, or all numbers"
+                raise MalformedData(table.name, problem)
 
 
 def _hidden(table: Table, column: str, row: int, value: int) -> MalformedData:

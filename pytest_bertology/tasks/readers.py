@@ -39,9 +39,9 @@ class Table:
 
 
 def read(source: Any, split: str | None) -> Table:
-    """Read a table from a file, a folder, a hub name, a mapping of columns or a live `datasets.Dataset`.
+    """Read a table from a file, a folder, a hub name, a mapping or frame of columns or a live `datasets.Dataset`.
 
-    Raises TaskNotFound or MalformedData.
+    Raises TaskNotFound or MalformedData; InvalidArgument for what is none of these.
     """
     one_table = _is_dataset(source) or (isinstance(source, str | os.PathLike) and Path(source).is_file())
     if split is not None and one_table:
@@ -52,6 +52,11 @@ def read(source: Any, split: str | None) -> Table:
         return _from_columns(source)
     if _is_dataset(source):
         return _from_dataset(source, str((getattr(source, "info", None) and source.info.dataset_name) or "data set"))
+    if _is_frame(source):
+        return _from_frame(source)
+    if not isinstance(source, str | os.PathLike):
+        expected = "a file, a folder, a hub name, columns such as {'text': [...], 'label': [...]}, or a data set"
+        raise InvalidArgument("source", type(source).__name__, expected)
     name = os.fspath(source)
     if not name.strip():
         raise TaskNotFound(name, "the name is empty")
@@ -72,11 +77,27 @@ def _from_columns(source: Mapping[str, Any]) -> Table:
     for column, values in source.items():
         if isinstance(values, str | bytes) or not isinstance(values, Iterable):
             raise MalformedData(name, f"column {column!r} is not a list: {values!r}")
-    columns = {str(column): list(values) for column, values in source.items()}
+    columns = {str(column): _values(name, str(column), values) for column, values in source.items()}
     counts = {column: len(values) for column, values in columns.items()}
     if len(set(counts.values())) > 1:
         raise MalformedData(name, f"the columns are of different length: {counts}")
     return Table(name, columns, {})
+
+
+def _from_frame(frame: Any) -> Table:
+    """The columns of a pandas or polars DataFrame."""
+    names = [str(column) for column in frame.columns]
+    if len(set(names)) != len(names):
+        raise MalformedData("the given data frame", f"two columns have one name: {', '.join(names)}")
+    return _from_columns({name: frame[column] for name, column in zip(names, frame.columns, strict=True)})
+
+
+def _values(name: str, column: str, values: Iterable[Any]) -> list[Any]:
+    """A column as a list; a tensor's numbers compare and hash by identity, and are no labels."""
+    listed = list(values)
+    if any(hasattr(value, "detach") for value in (values, *listed)):
+        raise MalformedData(name, f"column {column!r} holds tensors: give plain values, such as tensor.tolist()")
+    return listed
 
 
 def _from_file(path: Path) -> Table:
@@ -212,11 +233,15 @@ def _from_dataset(data: Any, name: str) -> Table:
         inner = getattr(feature, "feature", feature)
         if type(inner).__name__ == "ClassLabel" and inner.names:
             names[column] = tuple(inner.names)
-    return Table(name, {column: list(data[column]) for column in data.column_names}, names)
+    return Table(name, {column: _values(name, column, data[column]) for column in data.column_names}, names)
 
 
 def _is_dataset(value: Any) -> bool:
     return hasattr(value, "column_names") and hasattr(value, "features") and not isinstance(value, Mapping)
+
+
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "dtypes") and hasattr(value, "__getitem__")
 
 
 def _first_line(error: BaseException) -> str:

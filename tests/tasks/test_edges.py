@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_bertology import load_task
-from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData, SingleClass
+from pytest_bertology.errors import EmptyTask, InvalidArgument, MalformedData, MissingColumn, SingleClass
 from pytest_bertology.tasks.items import items_of
 
 SRL = {
@@ -187,3 +188,35 @@ def test_the_line_is_that_of_the_file(tmp_path):
 
     with pytest.raises(MalformedData, match="line 4: characters 0 to 7"):
         load_task(path)
+
+
+# -- columns that are not what they seem ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"start1": [0, 0]}, "it has a column 'start1', and a span has both, start1 and end1"),
+        ({"end1": [1, 1]}, "it has a column 'end1', and a span has both, start1 and end1"),
+        ({"start1": [0, 0], "end1": [1, 1], "end2": [1, 1]}, "'end2', and a span has both, start2 and end2"),
+        ({"start2": [0, 0], "end2": [1, 1]}, "no start1 and end1 of a first span"),
+    ],
+)
+def test_half_a_span_is_no_task_of_whole_texts(columns, said):
+    with pytest.raises(MalformedData, match=said):
+        load_task({"text": ["a b", "c d"], "label": ["x", "y"], **columns})
+
+
+def test_spans_without_a_label_are_no_language_modelling():
+    with pytest.raises(MissingColumn, match="label column for its spans"):
+        load_task({"text": ["a b", "c d"], "start1": [0, 0], "end1": [1, 1]})
+
+
+def test_whole_numbers_with_a_point_are_read_and_the_row_without_one_is_named():
+    columns = {"text": ["a b", "c d", "e f"], "label": ["x", "y", "x"], "end1": [1, 1, 1]}
+
+    assert shown(load_task({**columns, "start1": [0.0, np.float64(0.0), 0]})) == [("a", "x"), ("c", "y"), ("e", "x")]
+    with pytest.raises(MalformedData, match="example 2: start1 is nan"):
+        load_task({**columns, "start1": [0.0, 0.0, float("nan")]})
+    with pytest.raises(MalformedData, match=r"example 1: start1 is 0\.5"):
+        load_task({**columns, "start1": [0.0, 0.5, 0.0]})

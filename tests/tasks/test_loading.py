@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datasets
 import numpy as np
+import pandas
 import pytest
+import torch
 
 from pytest_bertology import load_task
 from pytest_bertology.errors import (
@@ -292,3 +294,53 @@ def test_another_metric_changes_nothing_else():
     assert task.with_metric("f1").metric.name == "f1"
     assert task.with_metric("f1").digest == task.digest
     assert task.with_metric(None) is task
+
+
+# -- data frames, tensors and labels of two types ----------------------------------------------------------------------
+
+
+def test_a_data_frame_is_its_columns():
+    columns = {"text": ["a", "b", "c"], "label": [1, 0, 1]}
+
+    task = load_task(pandas.DataFrame(columns, index=[7, 7, 9]))
+
+    assert (task.texts, task.labels) == (("a", "b", "c"), (1, 0, 1))
+    assert task.digest == load_task(columns).digest
+
+
+def test_spans_of_a_data_frame_are_read_and_its_empty_cell_is_named():
+    frame = pandas.DataFrame({"text": ["a b", "c d"], "start1": [0, 2], "end1": [1, 3], "label": ["x", "y"]})
+
+    assert load_task(frame).kind == "span-labelling"
+    frame.loc[1, "start1"] = None
+    with pytest.raises(MalformedData, match="example 1: start1 is nan"):
+        load_task(frame)
+
+
+def test_a_data_frame_of_two_columns_of_one_name_is_refused():
+    with pytest.raises(MalformedData, match="two columns have one name: text, text"):
+        load_task(pandas.DataFrame([["a", "b"]], columns=["text", "text"]))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1]), [torch.tensor(0), torch.tensor(1)]])
+def test_tensors_are_no_labels(labels):
+    with pytest.raises(MalformedData, match=r"column 'label' holds tensors: give plain values, such as tensor\.tolist"):
+        load_task({"text": ["a", "b"], "label": labels})
+
+
+@pytest.mark.parametrize("source", [None, 3, [{"text": "a", "label": 0}]])
+def test_what_is_no_source_is_refused_by_name(source):
+    with pytest.raises(InvalidArgument, match=r"^source='\w+' is not valid: expected a file, a folder"):
+        load_task(source)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"text": ["a", "b", "c"], "label": [0, "1", 1]}, "example 1: the label '1', and example 0 has 0: labels are"),
+        ({"tokens": [["a", "b"], ["c"]], "tags": [["X", "Y"], [1]]}, "example 1: the label 1, and example 0 has 'X'"),
+    ],
+)
+def test_labels_are_all_text_or_all_numbers(columns, said):
+    with pytest.raises(MalformedData, match=said):
+        load_task(columns)
