@@ -24,7 +24,7 @@ def out_of_order(
         else f"{first.model}, layers {', '.join(map(str, first.layers))}",
         "required": " < ".join(reports) + f", by {NAMES[by]}" + (f" ({confidence:.0%})" if confidence else ""),
     }
-    lines = [f"{NAMES[by]} are not in order: {'; '.join(_said(each) for each in missed)}", "", *table(rows), ""]
+    lines = [f"{NAMES[by]} are not in order: {'; '.join(_missed(missed))}", "", *table(rows), ""]
     wide = max(4, *(len(repr(name)) for name in reports))
     head = f"    {'task':<{wide}}  {'layer':>9}  {f'{first.confidence:.0%} over seeds':>16}  {'score':>7}  "
     lines.append(f"{head}{'commonest':>9}  data")
@@ -44,10 +44,16 @@ def out_of_order(
     return "\n".join(lines)
 
 
-def _said(step: LayerStep) -> str:
-    if step.difference is None:
-        return f"{' and '.join(map(repr, step.without))} ha{'s' if len(step.without) == 1 else 've'} no place in it"
-    if step.difference <= 0.0:
+def _missed(steps: Sequence[LayerStep]) -> list[str]:
+    """Each task without a place once, though it may be of two steps; and each step that goes the wrong way."""
+    without = list(dict.fromkeys(name for step in steps for name in step.without))
+    names = " and ".join(map(repr, without))
+    said = [f"{names} ha{'s' if len(without) == 1 else 've'} no place in it"] if without else []
+    return said + [_said(step, step.difference) for step in steps if step.difference is not None]
+
+
+def _said(step: LayerStep, difference: float) -> str:
+    if difference <= 0.0:
         return f"{step.second!r} is not above {step.first!r}"
     return f"{step.second!r} is not surely above {step.first!r}"
 

@@ -13,6 +13,7 @@ from pytest_bertology.measures.arguments import check_model
 from pytest_bertology.measures.edge_order import layer_steps
 from pytest_bertology.measures.edge_probing import edge_probe
 from pytest_bertology.measures.edge_report import EXPECTED, WAYS, EdgeProbeReport
+from pytest_bertology.measures.probe_retention import check_options
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
 
@@ -82,6 +83,7 @@ def _probed(
     probing: dict[str, Any],
 ) -> dict[str, EdgeProbeReport]:
     check_model(model)
+    check_options(probing, ("model", "task", "train", "held_out"), edge_probe)
     if isinstance(order, Mapping):
         if tasks is not None:
             raise InvalidArgument("tasks", _some(tasks), "None, where `order` already says which task each name is")

@@ -14,8 +14,9 @@ from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.compression_path import FRACTIONS, HEADS, CompressionPath, compression_path
 from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.own_methods import Method
-from pytest_bertology.measures.probe_retention import BEST, ProbeRetention, mask_for, probe_retention
+from pytest_bertology.measures.probe_retention import BEST, ProbeRetention, check_options, mask_for, probe_retention
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.items import check_labelled
 from pytest_bertology.tasks.task import Task
 
 
@@ -48,13 +49,16 @@ def assert_probe_retained(
     With `confidence` the upper bound of the true drop, over texts, must be within the tolerance.
 
     Raises CheckFailed, also where the probe of the model as trained is not surely better than the most frequent class:
-    then there is nothing to retain. Raises NothingToJudge where the masked heads do not act on that layer,
-    InvalidArgument and NoHeadSelected for arguments on which the check could not fail.
+    then there is nothing to retain. Raises NothingToJudge where the masked heads do not act on that layer;
+    InvalidArgument and NoHeadSelected for arguments on which the check could not fail: among them a tolerance as great
+    as the baseline's lead over the most frequent class, to which a probe of a model that knows nothing falls.
     """
     __tracebackhide__ = True
     check_model_and_task(model, task)
+    check_labelled(task)
     check_tolerance(tolerance, task.metric, relative)
     _check_confidence(confidence)
+    check_options(options, ("model", "task", "layers", "confidence"))
     judged, why = mask_for(model, task, mask=mask, heads=heads, prune=prune, by=by, model_task=model_task, seed=seed)
     level = 0.95 if confidence is None else 2.0 * confidence - 1.0  # an upper end has half as much above it
     found = probe_retention(model, task, judged, layer=layer, confidence=level, by=why, seed=seed, **options)
@@ -66,6 +70,8 @@ def assert_probe_retained(
         bound = (high if found.baseline.metric.higher_is_better else -low) / scale
     observed = drop if bound is None else bound
     known = found.baseline.beats_majority(found.layer)
+    if known:
+        _check_can_fail(found, tolerance, relative)
     verdict = Verdict(
         check="assert_probe_retained",
         passed=known and observed <= tolerance + ROUNDING,
@@ -79,7 +85,12 @@ def assert_probe_retained(
         score=found.score,
         examples=len(found.baseline),
         heads=tuple(map(str, found.heads)),
-        details={"layer": found.layer, "majority": found.baseline.majority_baseline, "known": known}
+        details={
+            "layer": found.layer,
+            "probed": f"{found.baseline.probing.level}s",
+            "majority": found.baseline.majority_baseline,
+            "known": known,
+        }
         | force_details(model),
     )
     give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, bound, confidence))
@@ -110,6 +121,7 @@ def assert_probe_tracks_loss(
     """
     __tracebackhide__ = True
     check_model_and_task(model, task)
+    check_labelled(task)
     numeric = isinstance(min_correlation, int | float) and not isinstance(min_correlation, bool)
     if not numeric or not -1.0 < min_correlation <= 1.0:
         expected = "a rank correlation above -1 (on which the check could not fail) and up to 1"
@@ -136,6 +148,21 @@ def assert_probe_tracks_loss(
     )
     give(verdict, lambda: explain.does_not_track(found, min_correlation))
     return found
+
+
+def _check_can_fail(found: ProbeRetention, tolerance: float, relative: bool) -> None:
+    """Refuse a tolerance that allows to know nothing: what is left then is the score of the majority class."""
+    majority = found.baseline.majority_baseline
+    lead = found.baseline.metric.drop(found.baseline_score, majority)
+    room = lead / abs(found.baseline_score) if relative else lead
+    if tolerance >= room - ROUNDING:
+        share = " of the baseline" if relative else ""
+        expected = (
+            f"less than {room:.4f}{share}, which is all that the probe of layer {found.layer} has "
+            f"({found.baseline_score:.4f}) over the most frequent class ({majority:.4f}): a model that knows nothing "
+            "would pass"
+        )
+        raise InvalidArgument("tolerance", tolerance, expected)
 
 
 def _check_confidence(confidence: object) -> None:

@@ -19,13 +19,14 @@ from pytest_bertology.heads import HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.evaluation import evaluate
 from pytest_bertology.measures.own_methods import Method
-from pytest_bertology.measures.probe_retention import BEST, check_layer, ordering_of
+from pytest_bertology.measures.probe_retention import BEST, check_layer, check_options, ordering_of
 from pytest_bertology.measures.probing import probe
 from pytest_bertology.measures.relation_intervals import Interval
 from pytest_bertology.measures.retention import least_important
 from pytest_bertology.measures.sparsity import linear_weights
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.trained import as_trained
+from pytest_bertology.tasks.items import check_labelled
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
 
@@ -154,11 +155,14 @@ def compression_path(
     "best": the best of the model as trained, by the held-out part. `options` are those of `probe`; neither control task
     nor random weights are looked at unless asked for.
 
-    Raises InvalidArgument for fractions or a path of fewer than three points, and what `probe` and `evaluate` raise.
+    Raises InvalidArgument for fractions or a path of fewer than three points, or options that `probe` has not; and what
+    `probe` and `evaluate` raise.
     """
     check_model_and_task(model, task)
+    check_labelled(task)
     check_model_and_task(model, model_task)
     check_layer(layer)
+    check_options(options)
     named = _path(path)
     wanted = () if named is None else _fractions(fractions)
     options = {"control": False, "random_model": False, "seed": seed} | options

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from pytest_bertology.measures.probing_scores import Difference
 from pytest_bertology.measures.retention import least_important, mask_of
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.trained import as_trained
-from pytest_bertology.tasks.items import items_of
+from pytest_bertology.tasks.items import check_labelled, items_of
 from pytest_bertology.tasks.metrics import LANGUAGE
 from pytest_bertology.tasks.task import Task
 
@@ -96,11 +97,13 @@ def probe_retention(
     and skipped layers in force around the call stay in force under `mask`, and are no part of the baseline. `options`
     are those of `probe`; neither control task nor random weights are looked at unless asked for.
 
-    Raises NothingToJudge where the mask moves no state of that layer: heads above a layer cannot; and what `probe`
-    raises.
+    Raises NothingToJudge where the mask moves no state of that layer: heads above a layer cannot; InvalidArgument for
+    options that `probe` has not; and what `probe` raises.
     """
     check_model_and_task(model, task)
+    check_labelled(task)
     check_layer(layer)
+    check_options(options)
     options = {"control": False, "random_model": False} | options
     with model.exactly(None), as_trained(model):
         layers: Any = "all" if layer == BEST else [layer]
@@ -178,6 +181,18 @@ def check_layer(layer: object) -> None:
     """Raise InvalidArgument for what is neither "best" nor a number from 0."""
     if layer != BEST and (not is_whole(layer) or layer < 0):  # type: ignore[operator]
         raise InvalidArgument("layer", layer, "'best', or a number from 0 (the embeddings)")
+
+
+def check_options(
+    options: Mapping[str, object],
+    taken: Collection[str] = ("model", "task", "layers"),
+    of: Callable[..., object] = probe,
+) -> None:
+    """Raise InvalidArgument for options that `probe` does not have, or that the caller gives it itself (`taken`)."""
+    known = [name for name in inspect.signature(of).parameters if name not in taken]
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidArgument(name, value, f"options of {of.__name__}, which are {', '.join(known)}")
 
 
 def _doable(model: ModelUnderTest, task: Task) -> Task | None:

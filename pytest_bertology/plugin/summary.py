@@ -110,7 +110,7 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
         f"{verdict['model']}: baseline {verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} "
         f"({verdict['examples']} examples)"
         for verdict in verdicts
-        if verdict["baseline"] is not None
+        if verdict["baseline"] is not None and not _probed(verdict)  # a probe's score is none of the model's own
     )
     return list(dict.fromkeys(lines))
 
@@ -130,7 +130,7 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
         elif heads or not layers:
             done = "cut" if details.get("structural") else "changed" if "change" in details else "masked"
             masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
-        scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f})"
+        scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{_probed(verdict)})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
     file, *function = test["test"].split("::", maxsplit=1)
     name = "::".join([file.split("/")[-1], *function])
@@ -139,6 +139,14 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     return (
         f"  {outcome} {name}: {judged} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
     )
+
+
+def _probed(verdict: dict[str, Any]) -> str:
+    """Of which probe, on how many items, the scores are; "" where they are the model's."""
+    details = verdict["details"]
+    if "probed" not in details:
+        return ""
+    return f" by probes of layer {details['layer']} on {verdict['examples']} {details['probed']} of {verdict['task']}"
 
 
 def _early(verdict: dict[str, Any]) -> str:

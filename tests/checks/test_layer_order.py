@@ -21,7 +21,7 @@ HIGH = [[0.5, 0.5, 0.9, 0.9], [0.5, 0.5, 0.86, 0.9]]
 """Expected layers 2 and 2.1."""
 FLAT = [[0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.5, 0.5]]
 """Nothing is gained: no expected layer."""
-QUICK = {"projection": 8, "steps": 120, "seeds": (0, 1)}
+QUICK = {"projection": 8, "steps": 80, "seeds": (0, 1)}
 
 
 def test_tasks_in_order_pass_and_their_probes_come_back():
@@ -72,6 +72,26 @@ def test_a_task_without_an_expected_layer_fails_and_says_why():
     assert failure.value.verdict.observed is None
 
 
+def test_a_task_without_a_place_is_named_once():
+    reports = {"pos": report_of(LOW), "flat": report_of(FLAT), "dep": report_of(HIGH), "low": report_of(LOW)}
+
+    with pytest.raises(CheckFailed) as failure:
+        assert_layer_order(reports, list(reports))
+
+    title = str(failure.value).splitlines()[0]
+    assert title == "expected layers are not in order: 'flat' has no place in it; 'low' is not above 'dep'"
+    with pytest.raises(CheckFailed, match=r"order: 'b' and 'a' have no place in it\n"):
+        assert_layer_order({"b": report_of(FLAT), "a": report_of(FLAT)}, ["b", "a"])
+
+
+def test_an_option_that_there_is_not_is_named_with_those_that_there_are():
+    models, data = planted()
+    tasks = {"a": data["tested"], "b": data["tested"]}
+
+    with pytest.raises(InvalidArgument, match=r"^poolng='mean' .* options of edge_probe, which are layers, seeds, "):
+        assert_layer_order(models[1], tasks, poolng="mean")
+
+
 def test_a_probe_that_does_not_beat_the_commonest_label_has_no_place():
     reports = {"pos": report_of(LOW), "poor": report_of([[0.02, 0.03, 0.05, 0.1]] * 2)}
 
@@ -89,7 +109,7 @@ def test_equal_layers_are_not_in_order():
 @cache
 def planted():
     """Models that write the label at layer 1 and 3, and data for it."""
-    data = {"train": planted_layer_task(80, 0), "tested": planted_layer_task(60, 1)}
+    data = {"train": planted_layer_task(80, 0), "tested": planted_layer_task(40, 1)}
     return {layer: planted_layer_model(layer) for layer in (1, 3)}, data
 
 
@@ -150,5 +170,5 @@ def test_data_of_one_text_that_repeats_is_refused_by_name():
     models, _ = planted()
     task = load_task({"tokens": [["red1", "blue1"]], "labels": [["x", "y"]]})
 
-    with pytest.raises(InvalidArgument, match="two different texts"):
+    with pytest.raises(InvalidArgument, match="at least 3 texts"):
         assert_layer_order(models[1], {"a": task, "b": task}, **QUICK)

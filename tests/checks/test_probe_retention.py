@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
-from pytest_bertology import CheckFailed, Head, assert_probe_retained, assert_probe_tracks_loss, load_model
+from pytest_bertology import (
+    CheckFailed,
+    Head,
+    HeadMask,
+    assert_probe_retained,
+    assert_probe_tracks_loss,
+    load_model,
+    load_task,
+    probe_retention,
+)
 from pytest_bertology.checks.verdicts import hearing
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected, NothingToJudge
 from tests.planted import planted_model, planted_task
@@ -99,8 +110,45 @@ def test_arguments_on_which_it_could_not_fail_are_refused(model, task, train, ar
         assert_probe_retained(model, task, train=train, **arguments)
 
 
+@pytest.mark.parametrize(("tolerance", "relative"), [(0.7, False), (0.99, True)])
+def test_a_tolerance_on_which_nothing_need_be_known_is_refused(model, task, train, tolerance, relative):
+    counts = Counter(task.flat_labels)
+    said = Counter(train.flat_labels).most_common(1)[0][0]
+    majority = counts[said] / sum(counts.values())
+
+    with pytest.raises(InvalidArgument, match="a model that knows nothing would pass") as caught:
+        assert_probe_retained(
+            model,
+            task,
+            heads=[WRITER],
+            layer=3,
+            tolerance=tolerance,
+            relative=relative,
+            train=train,
+            held_out=planted_layer_task(30, 2),
+        )
+
+    assert f"less than {1.0 - majority:.4f}" in str(caught.value)
+    assert f"(1.0000) over the most frequent class ({majority:.4f})" in str(caught.value)
+
+
+def test_options_that_there_are_not_are_named_with_those_that_there_are(model, task, train):
+    said = r"^poolng='mean' is not valid: expected options of probe, which are kind, train, held_out, "
+    with pytest.raises(InvalidArgument, match=said):
+        assert_probe_retained(model, task, heads=[WRITER], tolerance=0.1, train=train, poolng="mean")
+    with pytest.raises(InvalidArgument, match=said):
+        assert_probe_tracks_loss(model, task, task, 0.5, poolng="mean")
+    with pytest.raises(InvalidArgument, match=r"^layers="):
+        probe_retention(model, task, HeadMask.without(model.heads, [WRITER]), layers=[1])
+
+
+def test_texts_without_labels_are_no_probing_task(model):
+    with pytest.raises(InvalidArgument, match="it has texts and no labels"):
+        assert_probe_retained(model, load_task({"text": ["red1", "blue1"]}), heads=[WRITER], tolerance=0.1)
+
+
 def test_a_fraction_is_pruned_by_confidence_where_the_model_does_nothing(model, task, train):
-    found = assert_probe_retained(model, task, prune=0.5, layer=4, tolerance=0.9, train=train)
+    found = assert_probe_retained(model, task, prune=0.5, layer=4, tolerance=0.6, train=train)
 
     assert found.by == ", the least important by confidence on the probing task's texts"
     assert len(found.heads) == 4

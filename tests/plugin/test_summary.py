@@ -478,3 +478,25 @@ def test_a_report_of_an_ini_file_lies_beside_it(suite, monkeypatch):
     suite.bare("", *suite.given, "..", "-k", "test_top")
 
     assert [test["test"] for test in report(suite)["tests"]] == ["test_release.py::test_top"]
+
+
+def test_the_score_of_a_probe_is_no_baseline_of_the_model(suite):
+    result = suite.run("""
+        from pytest_bertology import assert_metric_retained
+        from pytest_bertology.checks.verdicts import Verdict, give
+
+        PROBED = dict(model="tiny", task="dev.conllu:upos", metric="accuracy", baseline=0.66371, score=0.65,
+                      examples=333, heads=("L1H0",), details={"layer": 6, "probed": "words"})
+
+        def test_both(bertology_model, bertology_task):
+            assert_metric_retained(bertology_model, bertology_task, heads=[(0, 1), (1, 2)], tolerance=0.975)
+            give(Verdict("assert_probe_retained", True, 0.0137, "<= 0.05", "drop of the probe", **PROBED), None)
+    """)
+
+    baseline, own, probed = summary(result)
+    assert baseline == "tiny: baseline 0.9750 accuracy on reviews.csv (40 examples)"
+    assert "test_both: drop in accuracy" in own
+    assert probed == (
+        "  passed  test_release.py::test_both: drop of the probe in accuracy 0.0137 (0.6637 → 0.6500 by probes of "
+        "layer 6 on 333 words of dev.conllu:upos), required <= 0.05, 1 head masked"
+    )
