@@ -48,19 +48,24 @@ def probe_too_weak(
         f"above 0, {_kept('majority', failed)}",
         "control task": _control(found, report, required, failed),
         "random weights": _random(found, report, required, failed),
+        **({} if best else {"other layers": _others(report, layer, required)}),
         **({"in force": state_of(model)} if state_of(model) else {}),
-        **({"not judged": "; ".join(report.notes)} if report.notes else {}),
+        **({"note": "; ".join(report.notes)} if report.notes else {}),
     }
-    title = f"The probe of layer {layer} {_missed(found, required, failed)}"
+    which = f"layer {layer}, the best on the held-out part," if best else f"layer {layer}"
+    title = f"The probe of {which} {_missed(found, report, required, failed)}"
     return "\n".join([title, "", *table(rows), *_layers(report), *_worst(report, layer)])
 
 
-def _missed(found: LayerProbe, required: Required, failed: tuple[str, ...]) -> str:
+def _missed(found: LayerProbe, report: ProbeReport, required: Required, failed: tuple[str, ...]) -> str:
     """Which of what was required does not hold."""
     said = []
     if "score" in failed:
         surely = required.bound is not None and found.score >= required.at_least
-        said.append(f"does not {'surely ' if surely else ''}reach {required.at_least:g}")
+        scored = f"{report.metric.name} {found.score:.4f}"
+        if required.bound is not None:
+            scored += f", lower bound {required.bound:.4f} at {required.confidence:.0%} confidence"
+        said.append(f"does not {'surely ' if surely else ''}reach {required.at_least:g} ({scored})")
     if "majority" in failed:
         better = "not surely better" if found.lead_over_majority.value > 0.0 else "no better"
         said.append(f"is {better} than the majority class")
@@ -80,18 +85,35 @@ def _kept(name: str, failed: tuple[str, ...]) -> str:
     return "missed" if name in failed else "kept"
 
 
+def _short(value: float, required: Required, failed: tuple[str, ...]) -> str:
+    """Whether the score that is judged was reached, and by how much not."""
+    return f"missed by {required.at_least - value:.4f}" if "score" in failed else "kept"
+
+
+def _others(report: ProbeReport, layer: int, required: Required) -> str:
+    """Whether another layer would have done."""
+    if len(report.layers) == 1:
+        return "not probed; layers='all' shows them"
+    best = report.best_layer
+    if best == layer:
+        return f"none of {len(report.layers)} probed is better on the held-out part"
+    score = report.at(best).score
+    reaches = "reaches" if score >= required.at_least else "does not reach"
+    return f"the best measured is layer {best} ({score:.4f}), which {reaches} {required.at_least:g}"
+
+
 def _score(found: LayerProbe, required: Required, failed: tuple[str, ...]) -> str:
     said = f"{found.score:.4f} [{found.interval[0]:.4f}, {found.interval[1]:.4f}]"
     if required.bound is not None:
         return said
-    return f"{said}; required: at least {required.at_least:g}, {_kept('score', failed)}"
+    return f"{said}; required: at least {required.at_least:g}, {_short(found.score, required, failed)}"
 
 
 def _bound(required: Required, failed: tuple[str, ...]) -> dict[str, str]:
     if required.bound is None:
         return {}
     said = f"at least {required.bound:.4f} with {required.confidence:.0%} confidence; required: at least"
-    return {"true score": f"{said} {required.at_least:g}, {_kept('score', failed)}"}
+    return {"true score": f"{said} {required.at_least:g}, {_short(required.bound, required, failed)}"}
 
 
 def _control(found: LayerProbe, report: ProbeReport, required: Required, failed: tuple[str, ...]) -> str:
@@ -120,7 +142,7 @@ def _difference(found: Difference, report: ProbeReport) -> str:
 
 def _layers(report: ProbeReport) -> list[str]:
     """The table, without its title."""
-    return ["", "  all layers:", *(f"    {line}" for line in report.table().split("\n")[1:])]
+    return ["", "  layers probed:", *(f"    {line}" for line in report.table().split("\n")[1:])]
 
 
 def _worst(report: ProbeReport, layer: int) -> list[str]:

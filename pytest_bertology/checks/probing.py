@@ -17,6 +17,7 @@ from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.probing import probe
 from pytest_bertology.measures.probing_report import ProbeReport
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.items import check_labelled
 from pytest_bertology.tasks.task import Task
 
 BEST = "best"
@@ -31,7 +32,7 @@ def assert_probe_score(
     min_selectivity: float | None = None,
     min_lead_over_random: float | None = None,
     confidence: float | None = None,
-    layers: str | Collection[int] = "all",
+    layers: str | int | Collection[int] | None = None,
     kind: str = "linear",
     train: Task | None = None,
     held_out: Task | None = None,
@@ -47,8 +48,10 @@ def assert_probe_score(
     """Assert that a probe of a layer's hidden states scores `at_least` so much; return what all `layers` gave.
 
     `probe` says how probes are trained and judged, and what the other arguments mean. `layer` is a number from 0 (the
-    embeddings), or "best": the layer that does best on the held-out part, which is judged on other texts. With
-    `confidence`, such as 0.95, the lower bound of the score at that confidence must reach `at_least`.
+    embeddings), or "best": the layer that does best on the held-out part, which is judged on other texts. `layers` are
+    those that are probed: by default the one asked for, or all for "best"; "all" has the report and the failure page
+    show the others beside it. With `confidence`, such as 0.95, the lower bound of the score at that confidence must
+    reach `at_least`.
 
     Whatever `at_least` says, a probe does not pass that is not surely better than the majority class (the 95 % interval
     of the difference on the same items is not above 0), or whose selectivity, the score less that of a control task of
@@ -61,14 +64,16 @@ def assert_probe_score(
     """
     __tracebackhide__ = True
     check_model_and_task(model, task)
+    check_labelled(task)
     _check_layer(layer, layers)
     _check_numbers(at_least, confidence, task.metric.name)
     _check_lead("min_selectivity", min_selectivity, "control", control)
     _check_lead("min_lead_over_random", min_lead_over_random, "random_model", random_model)
+    probed: Any = layers if layers is not None else "all" if layer == BEST else [layer]
     report = probe(
         model,
         task,
-        layers,
+        probed,
         kind,
         train=train,
         held_out=held_out,
@@ -146,8 +151,9 @@ def _check_layer(layer: object, layers: object) -> None:
         return
     if not is_whole(layer) or layer < 0:  # type: ignore[operator]
         raise InvalidArgument("layer", layer, "a number from 0 (the embeddings), or 'best'")
-    if isinstance(layers, Collection) and not isinstance(layers, str) and layer not in layers:
-        raise InvalidArgument("layer", layer, f"one of layers={list(layers)!r}, or 'best'")
+    several = [layers] if is_whole(layers) else layers
+    if isinstance(several, Collection) and not isinstance(several, str) and layer not in several:
+        raise InvalidArgument("layer", layer, f"one of layers={list(several)!r}, or 'best'")
 
 
 def _check_numbers(at_least: object, confidence: object, metric: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
 
 import pytest
 
 from pytest_bertology import CheckFailed, assert_probe_score, load_task, save_figure
 from pytest_bertology.checks.verdicts import hearing
-from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.errors import BertologyWarning, InvalidArgument
 from pytest_bertology.report.probing_figure import probing_figure
-from tests.planted_layers import planted_layer_model, planted_layer_task
+from tests.planted_layers import LAYERS, planted_layer_model, planted_layer_task
 from tests.tiny import WORDS, tiny_model
 
 K = 2
@@ -50,9 +51,10 @@ def test_a_layer_before_it_fails_with_all_that_was_measured(model):
     error = failure(model, 1, at_least=0.9, min_selectivity=0.5)
 
     page, found = str(error), error.verdict.details
-    assert page.startswith("The probe of layer 1 does not reach 0.9 and is no")
+    assert page.startswith(f"The probe of layer 1 does not reach 0.9 (accuracy {found['score']:.4f}) and is no")
+    assert f"required: at least 0.9, missed by {0.9 - found['score']:.4f}\n" in page
+    assert "other layers    the best measured is layer 2 (1.0000), which reaches 0.9\n" in page
     assert f"accuracy        {found['score']:.4f} [" in page
-    assert "required: at least 0.9, missed" in page
     assert f"majority class  {found['majority']:.4f}, " in page
     assert f"control task    {found['control']:.4f} on labels drawn at random for each type" in page
     assert f"random weights  {found['random']:.4f}, " in page
@@ -91,8 +93,47 @@ def test_what_memory_knows_as_well_never_passes():
 def test_a_score_that_is_not_sure_fails_by_its_lower_bound(model):
     error = failure(model, K, at_least=1.0, confidence=0.95, control=False, random_model=False)
 
-    assert str(error).startswith("The probe of layer 2 does not surely reach 1\n")
+    bound = f"{error.verdict.observed:.4f}"
+    title = f"The probe of layer 2 does not surely reach 1 (accuracy 1.0000, lower bound {bound} at 95% confidence)\n"
+    assert str(error).startswith(title)
+    assert f"true score      at least {bound} with 95% confidence; required: at least 1, missed by 0.0" in str(error)
     assert "true score      at least 0.99" in str(error)
+
+
+def test_the_best_layer_is_called_so(model):
+    error = failure(model, at_least=1.0, confidence=0.95, control=False, random_model=False)
+
+    title = "The probe of layer 2, the best on the held-out part, does not surely reach 1 (accuracy 1.0000, lower"
+    assert str(error).startswith(title)
+    assert "other layers" not in str(error)
+
+
+def test_only_the_layer_asked_for_is_probed(model):
+    quick = {"at_least": 0.9, "control": False, "random_model": False}
+
+    assert assert_probe_score(model, TASK, K, **quick).layers == (K,)
+    assert assert_probe_score(model, TASK, K, layers=K, **quick).layers == (K,)
+    assert assert_probe_score(model, TASK, **quick).layers == tuple(range(LAYERS + 1))
+    with pytest.raises(CheckFailed, match="other layers    not probed; layers='all' shows them"):
+        assert_probe_score(model, TASK, 1, **quick)
+
+
+def test_labels_that_are_not_learned_count_as_wrong_and_the_page_says_so(model):
+    few = planted_layer_task(6, seed=2)
+    strange = load_task({
+        "tokens": few.texts, "labels": [[label if label == "red" else "pink" for label in each] for each in few.labels]
+    })  # fmt: skip
+
+    with pytest.warns(BertologyWarning, match="count as wrong: 'pink'"):
+        error = failure(model, K, at_least=0.9, task=strange, train=TASK, control=False, random_model=False)
+
+    assert "not judged" not in str(error)
+    assert re.search(r"\n  note +\d+ judged items have a label that is not trained on, and count as wrong", str(error))
+
+
+def test_texts_without_labels_are_no_probing_task(model):
+    with pytest.raises(InvalidArgument, match="it has texts and no labels"):
+        assert_probe_score(model, load_task({"text": ["red1", "blue1"]}), at_least=0.5)
 
 
 @pytest.mark.parametrize(
