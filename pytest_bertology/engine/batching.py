@@ -13,6 +13,7 @@ from torch import Tensor
 from pytest_bertology.engine.encoding import IGNORED, READ, Encoded, Example, lengths
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.capturing import behind_all_hooks
 from pytest_bertology.models.intervening import unchanged
 from pytest_bertology.models.sampling import accepts, can_batch, make_sample, padding_token
 
@@ -143,7 +144,7 @@ def _left_needs_positions(model: ModelUnderTest, objective: str) -> bool:
 
 def _last(model: ModelUnderTest, batch: Batch, states: bool) -> Tensor:
     """The first example's output, or its last layer's state, at its last token."""
-    with torch.no_grad(), model.frozen(), model.exactly(None), unchanged(model):
+    with torch.no_grad(), model.frozen(), model.exactly(None), unchanged(model), behind_all_hooks(model.model):
         result: Any = model.model(**batch.inputs, **({"output_hidden_states": True} if states else {}))
     if states:
         layers = getattr(result, "hidden_states", None) or result.encoder_hidden_states

@@ -17,6 +17,7 @@ from pytest_bertology.engine.texts import Texts, real_tokens
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.capturing import behind_all_hooks, unseen_hook
 from pytest_bertology.models.sampling import accepts
 
 _STACKS = ("encoder", "decoder")
@@ -60,9 +61,10 @@ def stream_states(
     """Run the model over texts, under the masks in force, and show `visit` the hidden states of each layer.
 
     Layers are those of transformers' `output_hidden_states`: 0 is the embeddings, L the last layer, after the model's
-    last norm where it has one there. `visit` sees those asked for (None: all) of one batch in order, then those of the
-    next. Encoder-decoder models show the "encoder" or, with `stack`, the "decoder", which reads the same texts. States
-    in half precision are shown in float32. `what` is measured, for messages.
+    last norm where it has one there. Hooks on a layer have acted, whenever they were put there. `visit` sees those
+    asked for (None: all) of one batch in order, then those of the next. Encoder-decoder models show the "encoder" or,
+    with `stack`, the "decoder", which reads the same texts. States in half precision are shown in float32. `what` is
+    measured, for messages.
 
     Raises InvalidArgument for layers or a stack that there are not, CannotMeasure for a model that shows no hidden
     states of each token or whose states move with padding, NonFinite, naming the text.
@@ -184,7 +186,12 @@ def _check(layers: Any, stack: str | None) -> None:
 
 def _run(model: ModelUnderTest, batch: Batch, what: str) -> dict[str | None, tuple[Tensor, ...]]:
     """Embeddings and layers of each stack."""
-    result: Any = model.model(**reading_inputs(model, batch), output_hidden_states=True, return_dict=True)
+    hooked = unseen_hook(model.model)
+    if hooked is not None:
+        reason = f"this transformers notes its states before the hook on {hooked} acts; a newer one sees them"
+        raise CannotMeasure(what, type(model.model).__name__, reason)
+    with behind_all_hooks(model.model):
+        result: Any = model.model(**reading_inputs(model, batch), output_hidden_states=True, return_dict=True)
     both = hasattr(result, "encoder_hidden_states")
     found: dict[str | None, Any] = {
         stack: getattr(result, f"{stack}_hidden_states" if stack else "hidden_states", None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pytest_bertology.errors import WeightsElsewhere
 
-_HOOKS = (
+HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
     "_backward_hooks",
@@ -36,7 +36,7 @@ def _gates(hook: object) -> bool:
     return getattr(hook, "__module__", None) == "pytest_bertology.models.gating" or changes_attention(hook)
 
 
-def _in_force(hook: object) -> bool:
+def is_of_context(hook: object) -> bool:
     """Whether a hook is of any context of this package, layers skipped, units masked and erasures among them."""
     return _gates(hook) or getattr(hook, "__module__", None) in _CONTEXTS
 
@@ -166,7 +166,7 @@ class ModelState:
             model=model,
             training={id(module): module.training for module in model.modules()},
             requires_grad={name: parameter.requires_grad for name, parameter in model.named_parameters()},
-            hooks={(id(m), kind): dict(getattr(m, kind, {})) for m in model.modules() for kind in _HOOKS},
+            hooks={(id(m), kind): dict(getattr(m, kind, {})) for m in model.modules() for kind in HOOKS},
             weights=checksums(model),
         )
 
@@ -175,10 +175,12 @@ class ModelState:
         for module in self.model.modules():
             module.training = self.training.get(id(module), module.training)
             hooks = {**module._forward_pre_hooks, **module._forward_hooks}
-            lasting = {key for key, hook in hooks.items() if only_watches(hook) or _in_force(hook)}
-            for kind in _HOOKS:
+            lasting = {key for key, hook in hooks.items() if only_watches(hook) or is_of_context(hook)}
+            for kind in HOOKS:
                 present, before = getattr(module, kind, {}), self.hooks.get((id(module), kind), {})
-                kept = before | {key: hook for key, hook in present.items() if key in lasting}
+                # Those of transformers that were taken off since are not put back: it installs them anew.
+                ours = {key: hook for key, hook in before.items() if key in present or not only_watches(hook)}
+                kept = ours | {key: hook for key, hook in present.items() if key in lasting}
                 if present != kept:
                     present.clear()
                     present.update(kept)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pytest_bertology.errors import CannotDropLayers, CannotErase
 from pytest_bertology.models.blocks import Blocks, blocks, of_stack
+from pytest_bertology.models.capturing import behind_all_hooks
 from pytest_bertology.models.skipping import states_key, states_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def shown_states(model: ModelUnderTest, stack: str | None) -> tuple[Tensor, ...]
     """The hidden states of the model's sample."""
     architecture = type(model.model).__name__
     try:
-        result: Any = model.model(**model.sample(), output_hidden_states=True, return_dict=True)
+        with behind_all_hooks(model.model):
+            result: Any = model.model(**model.sample(), output_hidden_states=True, return_dict=True)
     except TypeError as error:
         raise CannotErase(architecture, f"it does not show its hidden states ({error})") from error
     both = hasattr(result, "encoder_hidden_states")

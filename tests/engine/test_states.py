@@ -13,10 +13,13 @@ from pytest_bertology import Batching, load_model
 from pytest_bertology.engine.states import stream_states
 from pytest_bertology.engine.texts import read_texts
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
+from pytest_bertology.models.capturing import HOOKED, behind_all_hooks
+from pytest_bertology.models.state import ModelState, only_watches
 from tests.families import FAMILIES, redraw, texts, tokenizer, under_test
 
 SEQ2SEQ = {"vocab_size": 64, "d_model": 24, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
 LETTERS = texts(9)
+hooked = pytest.mark.skipif(not HOOKED, reason="this transformers notes states before hooks act, which is refused")
 
 
 def encoder_decoder(name):
@@ -176,6 +179,7 @@ def test_states_of_fewer_positions_than_tokens():
         collected(load_model(plain, tokenizer=tokenizer()))
 
 
+@hooked
 @pytest.mark.parametrize("again", [False, True])
 def test_a_skipped_layer_shows_the_states_that_came_in(again):
     """The hooks by which transformers records states stay on a model from the first recording on."""
@@ -193,3 +197,90 @@ def test_a_skipped_layer_shows_the_states_that_came_in(again):
 
     assert torch.equal(seen[1], seen[0])
     assert not torch.equal(seen[2], seen[1])
+
+
+def zeroed(module, args, result):
+    return result * 0.0 if isinstance(result, torch.Tensor) else (result[0] * 0.0, *result[1:])
+
+
+def layers_of(model):
+    body = model.model.base_model
+    return body.encoder.layer if hasattr(body, "encoder") else body.h if hasattr(body, "h") else body.layers
+
+
+def given_to(model, layer):
+    """What a layer is given, text by text."""
+    found = []
+    handle = layers_of(model)[layer].register_forward_pre_hook(
+        lambda module, args, kwargs: found.append((args[0] if args else kwargs["hidden_states"]).clone()),
+        with_kwargs=True,
+    )
+    for text in LETTERS:
+        inputs = model.tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            model.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")})
+    handle.remove()
+    return [each[0].numpy() for each in found]
+
+
+def watching(model):
+    """transformers' own hooks on a model."""
+    return sum(only_watches(hook) for part in model.model.modules() for hook in part._forward_hooks.values())
+
+
+@hooked
+@pytest.mark.parametrize("before", ["nothing", "recording", "run of their own"])
+@pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
+def test_a_hook_on_a_layer_has_acted_on_what_is_recorded_whenever_it_came(name, before):
+    model = under_test(name, dtype=torch.float64)
+    if before == "recording":
+        collected(model)
+    elif before == "run of their own":
+        alone(model, LETTERS[0])
+    handle = layers_of(model)[0].register_forward_hook(zeroed)
+
+    found = collected(model)
+
+    expected = given_to(model, 1)
+    for position in range(len(LETTERS)):
+        assert not found[1][position].any()
+        assert np.array_equal(found[1][position], expected[position])
+    handle.remove()
+    assert_same(collected(model), model)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_no_hook_stays_on_the_model_and_transformers_still_shows_states(name):
+    model = under_test(name)
+    alone(model, LETTERS[0])
+    later = ModelState.capture(model.model)
+
+    collected(model, batching=Batching(tokens=60, padding_side="left"))
+
+    assert watching(model) == 0
+    later.restore()
+    assert watching(model) == 0
+    assert len(alone(model, LETTERS[0])) == 3
+
+
+@hooked
+def test_a_recording_of_another_thread_goes_on_when_one_ends():
+    """What another thread does is done here while its recording is open."""
+    model = under_test("bert")
+
+    with behind_all_hooks(model.model):
+        expected = alone(model, LETTERS[0])
+        with behind_all_hooks(model.model):
+            pass
+        assert watching(model) > 0
+        assert all(np.array_equal(a, b) for a, b in zip(alone(model, LETTERS[0]), expected, strict=True))
+    assert watching(model) == 0
+
+
+@pytest.mark.skipif(HOOKED, reason="this transformers notes states by hooks")
+def test_where_hooks_are_not_seen_a_hook_on_a_layer_is_refused():
+    model = under_test("bert")
+    layers_of(model)[0].register_forward_hook(zeroed)
+
+    with pytest.raises(CannotMeasure, match=r"before the hook on encoder\.layer\.0 acts"):
+        collected(model)
