@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.models.copies import without_contexts
 
 _SPREAD = 0.02
 """Standard deviation of weights whose initialisation the model leaves to others."""
@@ -17,9 +18,12 @@ _SPREAD = 0.02
 def with_random_weights(model: ModelUnderTest, seed: int) -> ModelUnderTest:
     """A copy whose weights are drawn anew as the architecture initialises them; the model itself is left as it is.
 
-    Global random state is used and put back. Raises CopiedUnderMask while a mask is in force.
+    The copy is of the model as it was loaded: masks, erasures, skipped layers and changes of attention that are in
+    force are not in force on it. Global random state is used and put back.
     """
-    twin = copy.deepcopy(model)
+    memo, finish = without_contexts(model.model)
+    twin = copy.deepcopy(model, memo)
+    finish()
     before = {name: parameter.detach().clone() for name, parameter in twin.model.named_parameters()}
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():

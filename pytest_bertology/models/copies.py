@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,29 @@ from transformers import PreTrainedModel
 
 from pytest_bertology.errors import CannotPrune
 from pytest_bertology.models import state
+
+
+def without_contexts(model: PreTrainedModel) -> tuple[dict[int, Any], Callable[[], None]]:
+    """A memo for `copy.deepcopy` with which a copy has no hooks of this package's contexts, and what to call after it.
+
+    Masks, erasures, skipped layers and changes of attention are in force on the model, which is left as it is; the
+    copy is of the model as it was loaded. Hooks of others are copied by the call afterwards.
+    """
+    memo: dict[int, Any] = {}
+    others: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for module in model.modules():
+        hooks = {**module._forward_pre_hooks, **module._forward_hooks}
+        ours = {key for key, hook in hooks.items() if state.is_of_context(hook)}
+        for kind in state.HOOKS if ours else ():
+            own = getattr(module, kind)
+            memo[id(own)] = type(own)()
+            others.append((memo[id(own)], {key: value for key, value in own.items() if key not in ours}))
+
+    def finish() -> None:
+        for copied, own in others:
+            copied.update({key: copy.deepcopy(value, memo) for key, value in own.items()})
+
+    return memo, finish
 
 
 def structure_of(model: PreTrainedModel) -> PreTrainedModel:
