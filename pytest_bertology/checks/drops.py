@@ -38,13 +38,39 @@ def check_tolerance(tolerance: float, metric: Metric, relative: bool) -> None:
         )
 
 
+def most_to_lose(baseline: Outcomes) -> tuple[float, str]:
+    """How far a score from 0 or −1 to 1 can drop to that of a model that knows nothing, and what that is, in words.
+
+    Of accuracy on labels the share of the most frequent one, where the model is better than that; else 0. Infinite for
+    losses, perplexities and metrics of the user's own.
+    """
+    if baseline.metric not in (*_FROM_0_TO_1, *_FROM_MINUS_1_TO_1):
+        return float("inf"), "nothing"
+    share = majority_share(baseline)
+    if share is not None and baseline.score > share:
+        return baseline.score - share, f"the most frequent label of all gets {share:.4f}"
+    return baseline.score, "a model that knows nothing gets 0"
+
+
+def largest_drop(baseline: Outcomes) -> float:
+    """How far a score can drop at all; infinite for losses, perplexities and metrics of the user's own."""
+    known = {0.0: _FROM_0_TO_1, -1.0: _FROM_MINUS_1_TO_1}
+    lowest = next((low for low, metrics in known.items() if baseline.metric in metrics), float("-inf"))
+    return baseline.score - lowest
+
+
+def majority_share(baseline: Outcomes) -> float | None:
+    """The accuracy of always saying the most frequent label; None where the metric or the task is another."""
+    if baseline.metric != METRICS["accuracy"] or baseline.task.kind not in (CLASSIFICATION, TOKENS):
+        return None
+    _, counts = np.unique(baseline.raw.labels, return_counts=True)
+    return float(counts.max() / counts.sum())
+
+
 def warn_of_chance(baseline: Outcomes) -> None:
     """Warn where the model as trained is no more often right than one that always says the most frequent label."""
-    if baseline.metric != METRICS["accuracy"] or baseline.task.kind not in (CLASSIFICATION, TOKENS):
-        return
-    _, counts = np.unique(baseline.raw.labels, return_counts=True)
-    share = float(counts.max() / counts.sum())
-    if baseline.score <= share:
+    share = majority_share(baseline)
+    if share is not None and baseline.score <= share:
         warnings.warn(
             f"the baseline accuracy on {baseline.task.name}, {baseline.score:.4f}, is no better than saying the most "
             f"frequent label of all ({share:.4f}): that it is retained says little",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_bertology.checks import explain_erasure as explain
-from pytest_bertology.checks.drops import check_tolerance, force_details, warn_of_chance
+from pytest_bertology.checks.drops import check_tolerance, force_details, largest_drop, most_to_lose, warn_of_chance
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NothingToJudge, UndefinedScore
 from pytest_bertology.heads.maps import is_whole
@@ -15,7 +15,7 @@ from pytest_bertology.measures.amnesic_report import AmnesicReport, LayerAmnesia
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.erasure import LEACE
-from pytest_bertology.measures.evaluation import evaluate
+from pytest_bertology.measures.evaluation import Outcomes, evaluate
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
@@ -47,12 +47,15 @@ def assert_property_unused(
 
     Raises CheckFailed (an AssertionError); NothingToJudge where no linear probe beats the majority class before, so
     that there is nothing to erase; UndefinedScore where one still does after; InvalidArgument for a tolerance that no
-    drop exceeds; and what `amnesic_probe` raises. Warns where the model as it is does no better than chance.
+    drop exceeds, down to the most frequent label's share of an accuracy; and what `amnesic_probe` raises. Warns where
+    the model as it is does no better than chance.
     """
     __tracebackhide__ = True
     task = _ready(model, task, layer, metric)
     check_tolerance(tolerance, task.metric, relative=False)
-    warn_of_chance(evaluate(model, task))
+    baseline = evaluate(model, task)
+    warn_of_chance(baseline)
+    _check_can_fail(baseline, tolerance)
     options = {"method": method, "train": train, "held_out": held_out, "pooling": pooling, "stack": stack}
     report, found = _measured(model, property_task, task, layer, confidence, random_controls, seed, options)
     bound = None if confidence is None else found.drop_interval[1]
@@ -90,13 +93,15 @@ def assert_property_used(
     """Assert that erasing a property from a layer costs at least so much, and more than random directions do.
 
     More than as many directions drawn at random, on average over `random_controls` draws: the lower bound on the
-    difference, with `confidence`, is above 0. The rest is as in `assert_property_unused`, the errors too.
+    difference, with `confidence`, is above 0. The rest is as in `assert_property_unused`, the errors too;
+    InvalidArgument for an `at_least` above the baseline, which cannot drop so far.
     """
     __tracebackhide__ = True
     task = _ready(model, task, layer, metric)
     numeric = isinstance(at_least, int | float) and not isinstance(at_least, bool)
     if not numeric or not 0.0 <= at_least < float("inf"):
         raise InvalidArgument("at_least", at_least, "a number from 0, in units of the metric (0.01 is one point)")
+    _check_can_pass(evaluate(model, task), at_least)
     options = {"method": method, "train": train, "held_out": held_out, "pooling": pooling, "stack": stack}
     report, found = _measured(model, property_task, task, layer, confidence, random_controls, seed, options)
     verdict = _verdict(
@@ -118,6 +123,28 @@ def _ready(model: ModelUnderTest, task: Task, layer: int, metric: Any) -> Task:
     if not is_whole(layer) or layer < 0:
         raise InvalidArgument("layer", layer, "a number from 0 (the embeddings) to the last layer")
     return task.with_metric(metric)
+
+
+def _check_can_fail(baseline: Outcomes, tolerance: float) -> None:
+    """Raise InvalidArgument for a tolerance that is not exceeded where all is lost."""
+    most, least = most_to_lose(baseline)
+    if baseline.score > 0.0 and tolerance >= most - ROUNDING:
+        wanted = (
+            f"less than {most:.4f}: {baseline.metric.name} of {baseline.task.name} is {baseline.score:.4f}, {least}, "
+            "and so the check could not fail; did you mean 0.01?"
+        )
+        raise InvalidArgument("tolerance", tolerance, wanted)
+
+
+def _check_can_pass(baseline: Outcomes, at_least: float) -> None:
+    """Raise InvalidArgument for a drop greater than that to the worst score of all."""
+    most = largest_drop(baseline)
+    if at_least > most + ROUNDING:
+        wanted = (
+            f"at most {most:.4f}: {baseline.metric.name} of {baseline.task.name} is {baseline.score:.4f} and cannot "
+            "drop by more, so the check could not pass"
+        )
+        raise InvalidArgument("at_least", at_least, wanted)
 
 
 def _measured(
@@ -142,11 +169,7 @@ def _measured(
     own = found.erasure.only
     where = f"at layer {layer} of {model.name}"
     if not own.was_there:
-        what = (
-            f"a linear probe of {report.erased} gets {own.accuracy_before:.4f} {where}, not more than the majority "
-            f"class ({own.majority:.4f}): there is nothing to erase"
-        )
-        raise NothingToJudge(what, "Take a layer at which the property is decodable (see probe).")
+        raise NothingToJudge(*explain.not_there(report, found, where))
     if own.is_there:
         why = (
             f"a linear probe still gets {own.accuracy_after:.4f} {where} after it, more than the majority class "

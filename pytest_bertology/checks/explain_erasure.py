@@ -37,6 +37,26 @@ def unused(model: ModelUnderTest, report: AmnesicReport, found: LayerAmnesia, at
     return _page(model, report, found, title, rows, _reading(report, found))
 
 
+def not_there(report: AmnesicReport, found: LayerAmnesia, where: str) -> tuple[str, str]:
+    """That no linear probe surely beats the majority class before, and what to do about it."""
+    own, erasure = found.erasure.only, found.erasure
+    low, high = own.before.interval
+    texts = f"{erasure.judged_on} {erasure.level}s"
+    gets = f"a linear probe of {report.erased} gets {own.accuracy_before:.4f} {where}, on {texts}"
+    what = (
+        f"{gets}, and the majority class {own.majority:.4f}: that is not surely more (the difference is "
+        f"{own.before.difference:+.4f}, from {low:+.4f} to {high:+.4f} with {erasure.confidence:.0%} confidence), and "
+        "so there is nothing to erase"
+    )
+    layer = "a layer at which the property is decodable (see probe)"
+    if own.before.difference <= 0.0:
+        return what, f"Take {layer}."
+    return (
+        what,
+        f"It may be there, and {texts} are too few to tell: take more of them, or train= to learn it, or {layer}.",
+    )
+
+
 def _reading(report: AmnesicReport, found: LayerAmnesia) -> str:
     """What the comparison with random directions says."""
     low, high = found.interval

@@ -22,6 +22,7 @@ from pytest_bertology.measures.erasure import (
     gain,
     layers_of,
     property_data,
+    warn_of_rest,
 )
 from pytest_bertology.measures.evaluation import Outcomes, evaluate
 from pytest_bertology.measures.probing_data import PARTS, ProbingData, States
@@ -86,7 +87,8 @@ def amnesic_probe(
     for layer in chosen:
         erasure = erasure_of(model, data, (erased_layer(data, states, layer, stack, how),), how)
         above = erasure.only.after if last else None
-        with model.erasing(erasure):
+        warn_of_rest(erasure)
+        with model.erasing(*erasure.projections):
             outcomes = evaluate(model, task, batching=batching)
             if last and layer < states.layers:
                 left = data.record(model, what=WHAT, stack=stack, batching=batching)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_bertology.engine.batching import Batching
-from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.errors import BertologyWarning, InvalidArgument
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.erasure_report import Erasure, LayerErasure
 from pytest_bertology.measures.inlp import Labelled, inlp
@@ -18,7 +19,8 @@ from pytest_bertology.measures.probing_data import HELD_OUT, PARTS, TESTED, TRAI
 from pytest_bertology.measures.probing_data import chosen_layers as _chosen
 from pytest_bertology.measures.relation_intervals import PairedDifference, paired_difference
 from pytest_bertology.models import ModelUnderTest
-from pytest_bertology.models.projection import Projection
+from pytest_bertology.models.conditions import in_words
+from pytest_bertology.models.projection import FoundOn, Projection
 from pytest_bertology.tasks.items import PAIR, items_of
 from pytest_bertology.tasks.task import Task
 
@@ -33,7 +35,7 @@ class How:
 
     method: str = LEACE
     most: int = 50
-    """Classifiers of INLP at most."""
+    """Classifiers of INLP at most, each of up to one direction less than there are classes."""
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
@@ -66,8 +68,9 @@ def erase(
 
     "leace" (Belrose et al. 2023) is the affine map of least change after which states and labels do not covary: at most
     one direction less than there are classes, closed form. "inlp" (Ravfogel et al. 2020) takes out the directions of
-    linear classifiers, at most `most` of them, one after the other, until one is no better than the majority class on
-    the held-out part. Fitted are the vectors of the training part: see `probing_data` for `train`, `held_out`,
+    linear classifiers, one after the other, until one is no better than the majority class on the held-out part:
+    at most `most` classifiers, each of up to one direction less than there are classes (one of 16 tags takes out up to
+    15). Fitted are the vectors of the training part: see `probing_data` for `train`, `held_out`,
     `pooling`, `too_long` and `seed`. A word's states are those of its first token by default; put in force, by
     `with model.erasing(found):`, the map acts on all tokens.
 
@@ -75,6 +78,8 @@ def erase(
     in force, since what was taken out of one layer is made anew by the next from what is left. A linear probe is
     trained and judged before and after at each: on other texts, for what the method guarantees is of those fitted on.
     What the model is otherwise under (masks, other erasures) counts.
+
+    Warns (BertologyWarning) where INLP stopped at `most`, or a probe still beats the majority class afterwards.
 
     Raises InvalidArgument, also for pairs of spans, which are of two states; UndefinedScore where a fit does not
     converge; CannotErase where several layers are asked for and the states are not found; and what `probing_data` and
@@ -89,7 +94,9 @@ def erase(
             with model.erasing(*(each.projection for each in found)):
                 states = data.record(model, what=WHAT, stack=stack, batching=batching)
         found.append(erased_layer(data, states, layer, stack, how))
-    return erasure_of(model, data, tuple(found), how)
+    erasure = erasure_of(model, data, tuple(found), how)
+    warn_of_rest(erasure)
+    return erasure
 
 
 def property_data(
@@ -120,6 +127,7 @@ def erasure_of(model: ModelUnderTest, data: ProbingData, layers: tuple[LayerEras
     """What was found, with what it was found on."""
     return Erasure(
         model=model.name,
+        found_on=FoundOn(model.name, model.weights_digest(), in_words(model)),
         task=data.name,
         source=data.source,
         method=how.method,
@@ -132,6 +140,17 @@ def erasure_of(model: ModelUnderTest, data: ProbingData, layers: tuple[LayerEras
         seed=data.seed,
         layers=layers,
     )
+
+
+def warn_of_rest(erasure: Erasure) -> None:
+    """Warn of layers at which INLP did not come to an end, or a linear probe still finds the property."""
+    left = [f"layer {each.layer}: {each.rest()}" for each in erasure.layers if each.rest()]
+    if left:
+        told = f"{erasure.task} is not all erased by {erasure.method}: {'; '.join(left)}"
+        advice = (
+            "more training data, a greater most=, or method='leace'" if erasure.method == INLP else "more of train="
+        )
+        warnings.warn(f"{told}. Take {advice}.", BertologyWarning, stacklevel=4)
 
 
 def erased_layer(data: ProbingData, states: States, layer: int, stack: str | None, how: How) -> LayerErasure:

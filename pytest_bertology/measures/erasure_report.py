@@ -17,7 +17,7 @@ from pytest_bertology.files import written_whole
 from pytest_bertology.measures.inlp import random_directions
 from pytest_bertology.measures.leace import Array
 from pytest_bertology.measures.relation_intervals import PairedDifference
-from pytest_bertology.models.projection import Projection
+from pytest_bertology.models.projection import FoundOn, Projection
 
 _FORMAT = "pytest-bertology erasure 1"
 _ARRAYS = ("mean", "left", "right")
@@ -69,6 +69,12 @@ class LayerErasure:
         """Whether a linear probe beats the majority class after."""
         return self.after.interval[0] > 0.0
 
+    def rest(self) -> str:
+        """What is left to find, in words: nothing where all is erased."""
+        ended = "" if self.converged else f"not converged after {self.iterations} classifiers"
+        there = f"a probe still gets {self.accuracy_after:.4f}, majority {self.majority:.4f}" if self.is_there else ""
+        return ", ".join(filter(None, (ended, there)))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Erasure:
@@ -96,9 +102,13 @@ class Erasure:
     seed: int
     layers: tuple[LayerErasure, ...]
     """In order; each found with those before in force."""
+    found_on: FoundOn
+    """The model, its weights, and what was in force on it: `model.erasing` refuses it for other weights."""
 
     def __repr__(self) -> str:
-        at = ", ".join(f"layer {each.layer} (rank {each.rank})" for each in self.layers)
+        at = ", ".join(
+            f"layer {each.layer} (rank {each.rank}{f', {each.rest()}' if each.rest() else ''})" for each in self.layers
+        )
         return f"Erasure({self.task} by {self.method}: {at})"
 
     @property
@@ -156,7 +166,7 @@ class Erasure:
         """Write it to a safetensors file, whole or not at all."""
         path = Path(path)
         arrays: dict[str, Array] = {}
-        told = {name: value for name, value in vars(self).items() if name != "layers"}
+        told = {name: value for name, value in vars(self).items() if name not in ("layers", "found_on")}
         layers: list[dict[str, Any]] = []
         for number, each in enumerate(self.layers):
             own = each.projection
@@ -164,7 +174,7 @@ class Erasure:
             kept = {name: value for name, value in vars(each).items() if name not in ("projection", "before", "after")}
             probes = {"before": asdict(each.before), "after": asdict(each.after)}
             layers.append({**kept, **probes, "layer": own.layer, "stack": own.stack})
-        content = json.dumps({**told, "layers": layers})
+        content = json.dumps({**told, "layers": layers, "found_on": asdict(self.found_on)})
         with written_whole(path) as temporary:
             save_file(arrays, temporary, metadata={"format": _FORMAT, "erasure": content})
         return path
@@ -182,7 +192,9 @@ class Erasure:
                     raise ValueError(f"it is no file of {_FORMAT!r}")
                 told = json.loads(metadata["erasure"])
                 layers = tuple(_layer(file, number, each) for number, each in enumerate(told.pop("layers")))
-            return cls(**{**told, "classes": tuple(told["classes"])}, layers=layers)
+            found_on = told.pop("found_on")
+            found_on = FoundOn(**{**found_on, "under": tuple(found_on["under"])})
+            return cls(**{**told, "classes": tuple(told["classes"])}, layers=layers, found_on=found_on)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise MalformedData(str(path), f"it is no saved erasure ({error})") from error
 

@@ -8,6 +8,7 @@ comparing, bit for bit; that the states are projected there is proven by running
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_bertology.errors import CannotErase, CopiedUnderMask, ErasedByAnotherThread, ErasureNotApplied, UnknownLayer
+from pytest_bertology.errors import (
+    BertologyWarning,
+    CannotErase,
+    CopiedUnderMask,
+    ErasedByAnotherThread,
+    ErasureNotApplied,
+    UnknownLayer,
+)
 from pytest_bertology.models import compiling, state
 from pytest_bertology.models.gating import _checkpoints
 from pytest_bertology.models.intervening import unchanged
-from pytest_bertology.models.projection import HasProjections, Projection, projections_of
+from pytest_bertology.models.projection import FoundOn, HasProjections, Projection, projections_of
 from pytest_bertology.models.skipping import states_key, states_of, unskipped
 from pytest_bertology.models.state_places import Place, places, shown_states, stack_of
 
@@ -43,12 +51,17 @@ class ErasesStates:
         what is left. Measures in the context take the changed model for the model, and their results are never stored;
         it cannot be saved, copied or cut. Padding is projected like any token; no real token reads it.
 
+        What was found on a model of other weights is refused; `*erasure.projections` apply to any of that width. Warns
+        (BertologyWarning) where something else is in force than when it was found: masks, changes of attention, hooks.
+
         Raises InvalidArgument for what is no erasure or of another width, UnknownLayer; CannotErase, with the reason,
-        where the states are not found, or what reads them is not given what is left (a skipped layer before it, say);
-        ErasureNotApplied at the end, where the model ran past a layer.
+        for an erasure of another model, where the states are not found, or what reads them is not given what is left
+        (a skipped layer before it, say); ErasureNotApplied at the end, where the model ran past a layer.
         """
         model = cast("ModelUnderTest", self)
-        with _erasing(model, projections_of(erasures)):
+        projections = projections_of(erasures)
+        check_found_on(model, erasures)
+        with _erasing(model, projections):
             yield model
 
     def erased(self) -> tuple[str, ...]:
@@ -68,8 +81,13 @@ def unerased(model: ModelUnderTest) -> Iterator[None]:
 
 def erased(model: ModelUnderTest) -> tuple[str, ...]:
     """The layers of which something is erased in this thread, in a few words each."""
+    return tuple(f"{each.rank} directions of layer {each.layer}" for each in in_force(model))
+
+
+def in_force(model: ModelUnderTest) -> tuple[Projection, ...]:
+    """What is projected in this thread."""
     own = _active.get(id(model.model))
-    return () if own is None else tuple(f"{p.rank} directions of layer {p.layer}" for p in own.current().projections())
+    return () if own is None else own.current().projections()
 
 
 def depth(model: ModelUnderTest) -> int:
@@ -84,6 +102,41 @@ def unwind(model: ModelUnderTest, beyond: int) -> None:
     if own is not None:
         for frame in own.threads.get(threading.get_ident(), [])[beyond:]:
             _leave(own, frame)
+
+
+# -- found on ---------------------------------------------------------------------------------------------------------
+
+
+def check_found_on(model: ModelUnderTest, erasures: Sequence[Any]) -> None:
+    """Raise CannotErase for what was found on other weights; warn where it was found under something else."""
+    from pytest_bertology.models import conditions  # which tells of erasures, too
+
+    if not any(isinstance(getattr(each, "found_on", None), FoundOn) for each in erasures):
+        return
+    now = conditions.in_words(model)
+    for each in erasures:
+        found = getattr(each, "found_on", None)
+        if isinstance(found, FoundOn):
+            _check_weights(model, found)
+            if sorted(found.under) != sorted(now):
+                then, here = ("; ".join(told) or "nothing" for told in (found.under, now))
+                warnings.warn(
+                    f"this erasure was found on {found.model} with {then} in force, and now there is {here}: what it "
+                    "takes out is not what would be found here. Find it anew, or enter the same contexts before it.",
+                    BertologyWarning,
+                    stacklevel=4,
+                )
+        now += conditions.erasures(projections_of([each]))
+
+
+def _check_weights(model: ModelUnderTest, found: FoundOn) -> None:
+    weights = model.weights_digest()
+    if weights != found.weights:
+        raise CannotErase(
+            type(model.model).__name__,
+            f"the erasure was found on {found.model} (weights {found.weights[:12]}), and {model.name} has others "
+            f"({weights[:12]}); find it on this model, or apply it all the same by model.erasing(*erasure.projections)",
+        )
 
 
 # -- in force ---------------------------------------------------------------------------------------------------------

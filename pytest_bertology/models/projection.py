@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,6 +43,14 @@ class Projection:
         """How many directions are taken away."""
         return int(self.left.shape[1])
 
+    @property
+    def digest(self) -> str:
+        """Eight digits that tell it from others of the same layer and rank."""
+        sha = hashlib.sha256(f"{self.layer} {self.stack}".encode())
+        for each in (self.mean, self.left, self.right):
+            sha.update(np.ascontiguousarray(each, dtype=np.float64).tobytes())
+        return sha.hexdigest()[:8]
+
     def to_numpy(self) -> Array:
         """(width, width) P."""
         found: Array = self.left @ self.right.T
@@ -52,6 +61,18 @@ class Projection:
         own = vectors.astype(np.float64)
         own -= ((own - self.mean) @ self.right) @ self.left.T
         return own
+
+
+@dataclass(frozen=True)
+class FoundOn:
+    """The model that an erasure was found on, and how it was then."""
+
+    model: str
+    """Its name."""
+    weights: str
+    """SHA-256 of its weights, as hexadecimal."""
+    under: tuple[str, ...] = ()
+    """What was in force on it, in words."""
 
 
 class HasProjections(Protocol):

@@ -351,10 +351,7 @@ class ModelUnderTest(ChangesAttention, erasing_of.ErasesStates):
         return gates, intervening.in_force(self)
 
     def altered(self) -> bool:
-        """Whether results are not those of the weights and masks alone.
-
-        Changes of attention are in force; or other hooks, or a replaced forward, may change what the model computes.
-        """
+        """Whether attention is changed, or hooks of others or a replaced forward may change what the model computes."""
         return self.attention_changed() or self._gating.others_hooks()
 
     def weights_digest(self) -> str:

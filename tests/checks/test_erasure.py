@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_bertology import CheckFailed, assert_property_unused, assert_property_used
-from pytest_bertology.errors import InvalidArgument, NothingToJudge, UndefinedScore
+from pytest_bertology import CheckFailed, assert_property_unused, assert_property_used, evaluate
+from pytest_bertology.errors import BertologyWarning, InvalidArgument, NothingToJudge, UndefinedScore
 from tests.planted_properties import colour_classifier, colours_and_sizes
 
 OPTIONS = {"pooling": "first", "random_controls": 2}
@@ -72,7 +72,10 @@ def test_nothing_is_said_of_what_could_not_be_erased(planted, monkeypatch):
 
     monkeypatch.setattr(erasure, "leace", nothing)
 
-    with pytest.raises(UndefinedScore, match=r"still gets 1\.0000"):
+    with (
+        pytest.raises(UndefinedScore, match=r"still gets 1\.0000"),
+        pytest.warns(BertologyWarning, match="not all erased"),
+    ):
         assert_property_unused(model, colours, colours, 2, 0.1, train=train, **OPTIONS)
 
 
@@ -87,3 +90,34 @@ def test_arguments_on_which_the_checks_could_not_fail_are_told(planted):
         assert_property_used(model, sizes, colours, -1, 0.1, train=train, **OPTIONS)
     with pytest.raises(InvalidArgument, match="confidence"):
         assert_property_unused(model, sizes, colours, 2, 0.1, train=train, confidence=0.3, **OPTIONS)
+
+
+def test_a_tolerance_that_a_model_that_knows_nothing_keeps_is_told(planted):
+    """The baseline is 1.0 and half of the labels are one colour."""
+    model, colours, sizes, _, train = planted
+
+    assert_property_unused(model, sizes, colours, 1, 0.49, train=train, **OPTIONS)
+    with pytest.raises(InvalidArgument, match=r"less than 0\.5000: accuracy of .* is 1\.0000, .* of all gets 0\.5000"):
+        assert_property_unused(model, sizes, colours, 1, 0.5, train=train, **OPTIONS)
+
+
+def test_a_drop_to_below_the_worst_score_is_told(planted):
+    model, colours, _, train, _ = planted
+    wrong = colours.subset(range(40))
+    baseline = evaluate(model, wrong).score
+
+    assert baseline == 1.0
+    with pytest.raises(InvalidArgument, match=r"at most 1\.0000: accuracy of .* is 1\.0000 and cannot drop by more"):
+        assert_property_used(model, colours, colours, 2, at_least=1.1, train=train, **OPTIONS)
+
+
+def test_few_texts_that_cannot_tell_whether_the_property_is_there_are_told(planted):
+    model, colours, _, train, _ = planted
+    few = colours.subset(range(3))
+
+    with pytest.raises(NothingToJudge) as told:
+        assert_property_unused(model, few, colours, 2, 0.1, train=train, **OPTIONS)
+
+    assert "gets 1.0000 at layer 2" in str(told.value)
+    assert "not surely more (the difference is +" in str(told.value)
+    assert "3 texts are too few to tell: take more of them, or train=" in str(told.value)

@@ -89,6 +89,7 @@ def test_scores_are_those_under_the_erasures_and_random_draws(planted, used):
     assert found.difference == pytest.approx(expected.difference)
 
 
+@pytest.mark.filterwarnings("ignore:probes learn from only")
 def test_the_loss_of_a_language_model_is_judged_by_a_bootstrap_of_its_texts():
     model = under_test("bert", "masked-lm")
     texts = task_for("masked-lm", 12)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 from sklearn.linear_model import LogisticRegression
 
-from pytest_bertology import Erasure, erase, load_task, read_conllu
-from pytest_bertology.errors import InvalidArgument, MalformedData
+from pytest_bertology import Erasure, erase, load_model, load_task, read_conllu
+from pytest_bertology.errors import BertologyWarning, CannotErase, InvalidArgument, MalformedData
+from pytest_bertology.measures import erasure
 from pytest_bertology.measures.inlp import Labelled, inlp, random_directions
 from pytest_bertology.measures.leace import leace
 from tests.planted_layers import LAYERS, planted_layer_model, planted_layer_task
@@ -196,6 +201,9 @@ def test_an_erasure_comes_back_from_its_file(planted, tmp_path):
     again = Erasure.load(found.save(tmp_path / "colour.safetensors"))
 
     assert again.table() == found.table()
+    assert again.found_on == found.found_on
+    with planted[0].erasing(again):
+        assert len(planted[0].erased()) == 2
     for one, other in zip(again.projections, found.projections, strict=True):
         assert (one.layer, one.stack) == (other.layer, other.stack)
         assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("mean", "left", "right"))
@@ -229,6 +237,7 @@ def test_wrong_arguments_are_told(planted):
         erase(model, task, [1, 2], train=train).to_numpy()
 
 
+@pytest.mark.filterwarnings("ignore:probes learn from only")
 def test_pairs_of_spans_are_refused(planted):
     words = [("red0", 0, "root"), ("blue1", 1, "obj"), ("green2", 1, "obl")]
     tokens = [
@@ -239,3 +248,75 @@ def test_pairs_of_spans_are_refused(planted):
 
     with pytest.raises(InvalidArgument, match="pairs"):
         erase(planted[0], load_task(read_conllu([tokens, others, tokens[:2]]), label="arc"), 1)
+
+
+def test_an_erasure_of_other_weights_is_refused_and_one_of_equal_weights_is_not(planted):
+    model, task, train = planted
+    found = erase(model, task, 2, train=train)
+    anew = load_model(copy.deepcopy(model.model), tokenizer=model.tokenizer)
+    anew.name = "again"
+    other = copy.deepcopy(anew)
+    with torch.no_grad():
+        other.model.get_parameter("encoder.layer.0.output.dense.bias")[0] += 1.0
+
+    with anew.erasing(found):
+        assert anew.erased() == ("2 directions of layer 2",)
+    with pytest.raises(CannotErase, match=f"found on {model.name} .*, and again has others"):
+        other.erasing(found).__enter__()
+    with other.erasing(*found.projections):
+        assert other.erased() == ("2 directions of layer 2",)
+
+
+def test_an_erasure_found_under_something_else_warns(planted):
+    model, task, train = planted
+    found = erase(model, task, 2, train=train)
+    with model.masked([(3, 0)]):
+        masked = erase(model, task, 2, train=train)
+        with model.erasing(masked):
+            pass
+    with model.erasing(found):
+        above = erase(model, task, 3, train=train)
+    handle = model.model.encoder.layer[3].register_forward_hook(lambda module, args, result: None)
+
+    with pytest.warns(BertologyWarning, match="with nothing in force, and now there is a hook on encoder.layer.3"):
+        model.erasing(found).__enter__()
+    handle.remove()
+    model.close_contexts()
+    with pytest.warns(BertologyWarning, match="with 1 heads masked: L3H0 in force, and now there is nothing"):
+        model.erasing(masked).__enter__()
+    model.close_contexts()
+    with pytest.warns(BertologyWarning, match="with 2 directions of layer 2 erased .* and now there is nothing"):
+        model.erasing(above).__enter__()
+    model.close_contexts()
+    with model.erasing(found, above):
+        pass
+    with model.erasing(found), model.erasing(above):
+        pass
+
+
+def test_inlp_that_did_not_come_to_its_end_warns_and_says_so(monkeypatch):
+    model, task, train = planted_layer_model(2), planted_layer_task(80, 1), planted_layer_task(300, 2)
+    whole = erasure.inlp
+    monkeypatch.setattr(erasure, "inlp", lambda *args: replace(whole(*args), converged=False, iterations=7))
+
+    with pytest.warns(BertologyWarning, match="layer 2: not converged after 7 classifiers.* Take .* most=") as told:
+        found = erase(model, task, 2, train=train, method="inlp", most=7)
+
+    assert "not converged after 7 classifiers" in repr(found)
+    assert told[0].filename == __file__
+
+
+def test_a_probe_that_still_finds_the_property_is_told(planted, monkeypatch):
+    model, task, train = planted
+    whole = erasure.leace
+
+    def nothing(vectors, labels, classes):
+        found = whole(vectors, labels, classes)
+        return type(found)(found.mean, found.left[:, :0], found.right[:, :0])
+
+    monkeypatch.setattr(erasure, "leace", nothing)
+
+    with pytest.warns(BertologyWarning, match=r"layer 2: a probe still gets 1\.0000, majority 0\.\d+. Take more"):
+        found = erase(model, task, 2, train=train)
+
+    assert "still gets 1.0000" in repr(found)
