@@ -263,8 +263,8 @@ class CopiedUnderMask(BertologyError):
         self.architecture = architecture
         super().__init__(
             f"this {architecture} cannot be copied while a mask is in force: the copy would keep the hooks of a mask "
-            "that it knows nothing of. Copy it before `with model.masked(heads):` or `model.skipping(layers)`, or in a "
-            "test without `heads_masked`."
+            "that it knows nothing of. Copy it before `with model.masked(heads):`, `model.skipping(layers)` or "
+            "`model.erasing(erasure)`, or in a test without `heads_masked`."
         )
 
 

@@ -63,7 +63,7 @@ def attention_probe(
 
     Raises InvalidArgument, EmptyTask, MalformedData; TooMuchMemory where the attention of the training sentences, 4
     bytes for each head and pair of words, is over `limit` bytes; UndefinedScore where no word has a head, or the fit
-    does not converge; CannotMeasure; CopiedUnderMask with `random_model` while a mask is in force.
+    does not converge; CannotMeasure.
     """
     check_model(model)
     check_has_heads(model)

@@ -83,7 +83,7 @@ def description_length(
     penalty that weighs most, is scored on the texts that are judged on, with an interval at `confidence`.
 
     Raises InvalidArgument; SingleClass, and what `probing_data` and `record` raise; UndefinedScore where a fit does not
-    converge; CopiedUnderMask with `random_model` while a mask is in force.
+    converge.
     """
     _check(kind, fractions, confidence)
     batching = batching or Batching()

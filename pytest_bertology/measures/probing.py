@@ -90,7 +90,7 @@ def probe(
     (word, or whatever stands in the span) has one label, drawn at random, which only memory can know. It chooses its
     own penalty by its own labels of the held-out part: it is to be the best control that there is. Selectivity is the
     score less the control's. With `random_model` the same is done with a copy of the model whose weights are drawn anew
-    with `seed`: what tokens, positions and the architecture allow.
+    with `seed`: what tokens, positions and the architecture allow, with no mask or anything else in force.
 
     `learning_curve`, such as (0.1, 0.3), trains on these shares of the training texts too. `backend` solves linear
     probes: "scikit-learn" (the default on the CPU) or "torch" (on GPUs); both find the same minimum.
@@ -98,8 +98,8 @@ def probe(
     Linear probes agree in four digits whatever the batch size, order of texts, and number of threads. An mlp depends on
     none of it but by rounding, which its training may magnify. What was fitted is stored, and not fitted again.
 
-    Raises InvalidArgument; CopiedUnderMask with `random_model` while a mask is in force; UndefinedScore where a fit
-    does not converge or the metric has no value; and what `probing_data` and `record` raise.
+    Raises InvalidArgument; UndefinedScore where a fit does not converge or the metric has no value; and what
+    `probing_data` and `record` raise.
     """
     batching = batching or Batching()
     check_model_and_task(model, task)

@@ -282,5 +282,5 @@ def test_where_hooks_are_not_seen_a_hook_on_a_layer_is_refused():
     model = under_test("bert")
     layers_of(model)[0].register_forward_hook(zeroed)
 
-    with pytest.raises(CannotMeasure, match=r"before the hook on encoder\.layer\.0 acts"):
+    with pytest.raises(CannotMeasure, match=r"before the hook on bert\.encoder\.layer\.0 acts"):
         collected(model)
