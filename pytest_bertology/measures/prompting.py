@@ -147,7 +147,7 @@ def _warn_of_unseen(report: PromptReport) -> None:
     """A sample may lack a label; but what is never right took answers, and may be a slip."""
     for number, label in enumerate(report.classes):
         if not (report.labels == number).any():
-            took = f"it took {int((report.predictions == number).sum())} of {len(report)} answers, all wrong"
+            took = f"it took {int((report.predictions == number).sum())} of {len(report)} answers, which count as wrong"
             said = f"label_words has {label!r}, a label that no judged item of {report.data} has: {took}"
             warnings.warn(said, BertologyWarning, stacklevel=3)
 

@@ -264,7 +264,9 @@ def test_keys_of_another_type_are_told_from_those_of_the_data():
 def test_a_label_that_no_item_has_is_named_with_the_answers_it_took():
     task = load_task({"text": ["a rose", "a leaf", "a sky"], "label": ["red", "green", "green"]})
 
-    with pytest.warns(BertologyWarning, match="'blue', a label that no judged item .* 1 of 3 answers, all wrong"):
+    with pytest.warns(
+        BertologyWarning, match="'blue', a label that no judged item .* 1 of 3 answers, which count as wrong"
+    ):
         report = prompt_probe(bigrams(), task, "{text}", {"red": "red", "green": "green", "blue": "blue"})
 
     assert "'blue' (no item has this label)" in " ".join(report.table().split())
