@@ -48,12 +48,15 @@ class LeftOut:
         parts = []
         if self.long_texts and not self.pieces:
             done = "dropped" if self.long_items else "cut"
-            parts.append(f"{self.long_texts} texts longer than the model can read were {done}")
-            parts += [f"{self.long_items} items went with them"] if self.long_items else []
+            were = "was" if self.long_texts == 1 else "were"
+            parts.append(f"{_many(self.long_texts, 'text')} longer than the model can read {were} {done}")
+            parts += [f"{_many(self.long_items, 'item')} went with them"] if self.long_items else []
         elif self.long_items:
             parts.append(f"{_many(self.long_items, 'item')} that no piece of a split text holds")
         if self.without_tokens:
-            parts.append(f"{self.without_tokens} items have no token")
+            parts.append(
+                f"{_many(self.without_tokens, 'item')} {'has' if self.without_tokens == 1 else 'have'} no token"
+            )
         if self.pieces:  # texts that were split are not left out
             were = "was" if self.long_texts == 1 else "were"
             long = f"{_many(self.long_texts, 'text')} longer than the model can read"

@@ -44,6 +44,7 @@ from pytest_bertology.measures.probing_data import (
 )
 from pytest_bertology.measures.probing_report import CONTROL, PROBE, RANDOM, ProbeReport
 from pytest_bertology.models import ModelUnderTest
+from pytest_bertology.tasks.items import check_labelled
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
 
@@ -103,6 +104,7 @@ def probe(
     """
     batching = batching or Batching()
     check_model_and_task(model, task)
+    check_labelled(task)
     _check(task.metric, kind, control, random_model, backend, confidence)
     shares = _shares(learning_curve)
     data = probing_data(

@@ -80,7 +80,7 @@ def test_words_without_a_token_are_counted_and_gone(model):
 
     assert read.items.labels == ("1", "4", "4", "4")
     assert read.left_out.without_tokens == 1
-    assert "1 items have no token" in str(read.left_out)
+    assert "1 item has no token" in str(read.left_out)
     nothing = load_task({"tokens": [["—", "a"], ["——", "film"]], "labels": [["x", "x"], ["y", "y"]]})
     dashes = items_of(nothing)
     only = replace(dashes, text_of=dashes.text_of[::2], spans=dashes.spans[::2], labels=dashes.labels[::2])
@@ -114,7 +114,7 @@ def test_or_dropped_and_counted(model):
 
     assert read.items.texts == ("a film", "duller film .")
     assert (read.left_out.long_texts, read.left_out.pieces, read.left_out.long_items) == (1, 0, 9)
-    assert str(read.left_out) == "1 texts longer than the model can read were dropped; 9 items went with them"
+    assert str(read.left_out) == "1 text longer than the model can read was dropped; 9 items went with them"
     with pytest.raises(EmptyTask, match="longer than the 12 tokens"):
         read_items(model, items.of_texts([1]), what="it", too_long="drop")
     with pytest.raises(InvalidArgument, match="too_long"):
@@ -131,7 +131,7 @@ def test_whole_texts_are_all_their_tokens_and_cut_where_they_are_long():
 
     assert [tokens[0].tolist() for tokens in read.tokens] == [[1, 2, 3, 4], list(range(1, 31))]
     assert (read.left_out.long_texts, read.left_out.items) == (1, 0)
-    assert str(read.left_out) == "1 texts longer than the model can read were cut"
+    assert str(read.left_out) == "1 text longer than the model can read was cut"
 
 
 @pytest.fixture(scope="module")
