@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
 
 from pytest_bertology.errors import (
@@ -27,6 +28,7 @@ from pytest_bertology.errors import (
     UnknownLayer,
 )
 from pytest_bertology.models import compiling, state
+from pytest_bertology.models.capturing import HOOKED
 from pytest_bertology.models.gating import _checkpoints
 from pytest_bertology.models.intervening import unchanged
 from pytest_bertology.models.projection import FoundOn, HasProjections, Projection, projections_of
@@ -285,6 +287,12 @@ _active: dict[int, _Erasures] = {}
 
 @contextmanager
 def _erasing(model: ModelUnderTest, projections: Sequence[Projection]) -> Iterator[None]:
+    if not HOOKED:
+        reason = (
+            f"transformers {transformers.__version__} notes hidden states before hooks act, so that it could not be "
+            "seen whether they are erased; a newer one is needed"
+        )
+        raise CannotErase(type(model.model).__name__, reason)
     changes: dict[Place, tuple[Projection, ...]] = {}
     for stack in dict.fromkeys(projection.stack for projection in projections):
         own: dict[Place, tuple[Projection, ...]] = {}

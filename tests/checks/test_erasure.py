@@ -6,7 +6,10 @@ import pytest
 
 from pytest_bertology import CheckFailed, assert_property_unused, assert_property_used, evaluate
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, NothingToJudge, UndefinedScore
+from tests.hooked import hooked
 from tests.planted_properties import colour_classifier, colours_and_sizes
+
+pytestmark = hooked
 
 OPTIONS = {"pooling": "first", "random_controls": 2}
 

@@ -12,14 +12,15 @@ import transformers
 from pytest_bertology import Batching, load_model
 from pytest_bertology.engine.states import stream_states
 from pytest_bertology.engine.texts import read_texts
-from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
+from pytest_bertology.errors import CannotErase, CannotMeasure, InvalidArgument, NonFinite
 from pytest_bertology.models.capturing import HOOKED, behind_all_hooks
+from pytest_bertology.models.projection import Projection
 from pytest_bertology.models.state import ModelState, only_watches
 from tests.families import FAMILIES, redraw, texts, tokenizer, under_test
+from tests.hooked import hooked
 
 SEQ2SEQ = {"vocab_size": 64, "d_model": 24, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
 LETTERS = texts(9)
-hooked = pytest.mark.skipif(not HOOKED, reason="this transformers notes states before hooks act, which is refused")
 
 
 def encoder_decoder(name):
@@ -284,3 +285,13 @@ def test_where_hooks_are_not_seen_a_hook_on_a_layer_is_refused():
 
     with pytest.raises(CannotMeasure, match=r"before the hook on bert\.encoder\.layer\.0 acts"):
         collected(model)
+
+
+@pytest.mark.skipif(HOOKED, reason="this transformers notes states by hooks")
+def test_where_hooks_are_not_seen_nothing_can_be_erased():
+    model = under_test("bert")
+    first = np.eye(model.model.config.hidden_size)[:, :1]
+    erased = model.erasing(Projection(1, np.zeros(len(first)), first, first))
+
+    with pytest.raises(CannotErase, match="a newer one is needed"), erased:
+        pass

@@ -10,7 +10,10 @@ from pytest_bertology.engine.announcing import listening
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.relation_intervals import paired_difference
 from tests.families import task_for, under_test
+from tests.hooked import hooked
 from tests.planted_properties import colour_classifier, colours_and_sizes
+
+pytestmark = hooked
 
 COUNT = 60
 

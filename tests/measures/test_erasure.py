@@ -16,7 +16,10 @@ from pytest_bertology.errors import BertologyWarning, CannotErase, InvalidArgume
 from pytest_bertology.measures import erasure
 from pytest_bertology.measures.inlp import Labelled, inlp, random_directions
 from pytest_bertology.measures.leace import leace
+from tests.hooked import hooked
 from tests.planted_layers import LAYERS, planted_layer_model, planted_layer_task
+
+pytestmark = hooked
 
 
 def drawn(seed=0, items=400, width=12, classes=4):

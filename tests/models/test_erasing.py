@@ -24,7 +24,10 @@ from pytest_bertology.errors import (
 from pytest_bertology.models.projection import Projection
 from pytest_bertology.models.state_places import places
 from tests.families import padded_batch, redraw, task_for, tokenizer, under_test
+from tests.hooked import hooked
 from tests.models.test_layers_dropped import bart, bert, gemma, gpt2, llama, t5
+
+pytestmark = hooked
 
 MODELS = {
     "bert": (bert, None),
