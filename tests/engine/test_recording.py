@@ -13,6 +13,7 @@ from pytest_bertology.engine import recording
 from pytest_bertology.engine.recording import forget_recordings, record
 from pytest_bertology.engine.texts import read_texts
 from pytest_bertology.errors import TooMuchMemory
+from tests.hooked import hooked
 from tests.tiny import sentences, tiny_model
 
 WHAT = "the states"
@@ -90,6 +91,7 @@ def test_the_same_is_run_once_and_anything_else_anew(model, texts, monkeypatch):
     assert not np.array_equal(masked.vectors(1), first.vectors(1))
 
 
+@hooked
 def test_nothing_is_kept_of_an_altered_model(model, texts):
     chosen = units(texts, means=False)
     before = record(model, texts, chosen, what=WHAT)

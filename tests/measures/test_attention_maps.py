@@ -11,6 +11,7 @@ import transformers
 
 from pytest_bertology import AttentionMaps, Batching, HiddenStates, Neuron, load_model
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, TooMuchMemory, UnknownHead, UnknownLayer
+from pytest_bertology.models.capturing import HOOKED
 from tests.attending import eager_attentions, letters, spelled
 from tests.families import family
 from tests.measures.test_attention import encoder_decoder
@@ -125,6 +126,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", [AttentionMaps, HiddenStates])
 def test_what_is_computed_under_a_change_is_not_kept_beyond_it(model, kind, change):
+    if (kind, change) == (HiddenStates, "skipping") and not HOOKED:
+        pytest.skip("this transformers notes states before hooks act, which is refused")
     plain = kind(model, TEXTS)[-1][0]
     found = kind(model, TEXTS)
 

@@ -242,18 +242,15 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         made([0.9, 0.85]).plot()
 
 
-FRACTIONS = (0.5, 0.9)
-
-
 @pytest.mark.assets
 def test_the_curves_of_minilm_on_sst2_are_the_known_ones(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")
     task = load_task(assets / "data" / "sst2" / "dev.tsv")
 
     with using_store(ResultStore()):
-        normalised = pruning_curve(model, task, fractions=FRACTIONS)
-        plain = pruning_curve(model, task, head_importance(model, task), fractions=FRACTIONS[1:])
+        normalised = pruning_curve(model, task, fractions=[0.5])
+        plain = pruning_curve(model, task, head_importance(model, task), fractions=[0.9])
 
-    assert [round(872 * score) for score in normalised.scores] == [782, 709]
+    assert [round(872 * score) for score in normalised.scores] == [782]
     assert [round(872 * score) for score in plain.scores] == [444]
     assert round(872 * plain.baseline) == 788
