@@ -8,7 +8,7 @@ from typing import Any
 from pytest_bertology.checks import explain, explain_early
 from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
 from pytest_bertology.checks.verdicts import CheckFailed, Verdict, give
-from pytest_bertology.errors import InvalidArgument, NoHeadSelected
+from pytest_bertology.errors import NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.early import Requirement
@@ -16,8 +16,8 @@ from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import (
     Refutation,
     Retention,
+    judged_mask,
     least_important,
-    mask_of,
     retention,
     retention_or_refutation,
 )
@@ -101,16 +101,12 @@ def _mask(
     seed: int,
 ) -> tuple[HeadMask, str]:
     """What is masked in all, and how it was chosen."""
-    given = {"mask": mask, "heads": heads, "prune": prune}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise InvalidArgument(named[1], given[named[1]], f"only one of mask, heads and prune; {named[0]} is given too")
-    if prune is not None:
-        chosen, scores = least_important(model, task, prune, by, seed)
-        return model.together(chosen), f", the least important by {scores.method}"
-    if heads is not None:
-        return model.together(mask_of(model, heads)), ""
-    judged = model.together(() if mask is None else mask)
+
+    def least(fraction: float) -> tuple[HeadMask, str]:
+        chosen, scores = least_important(model, task, fraction, by, seed)
+        return chosen, scores.method
+
+    judged, why = judged_mask(model, mask, heads, prune, least)
     if not judged.touched:
         what = (
             "no mask is in force, and none of mask, heads and prune is given"
@@ -118,7 +114,7 @@ def _mask(
             else "the mask keeps all heads"
         )
         raise NoHeadSelected(what, "Say which heads to mask.")
-    return judged, ""
+    return judged, why
 
 
 def _judged(

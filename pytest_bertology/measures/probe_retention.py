@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_bertology.engine.encoding import encode
-from pytest_bertology.errors import BertologyError, InvalidArgument, NothingToJudge, UndefinedScore
+from pytest_bertology.errors import InvalidArgument, LabelMismatch, NothingToJudge, UndefinedScore, WrongTaskKind
 from pytest_bertology.heads import Head, HeadLike, HeadMask, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
@@ -20,7 +20,7 @@ from pytest_bertology.measures.probing import probe
 from pytest_bertology.measures.probing_data import PARTS, TESTED, ProbingData, States, chosen_layers, probing_data
 from pytest_bertology.measures.probing_report import ProbeReport, judge_of
 from pytest_bertology.measures.probing_scores import Difference
-from pytest_bertology.measures.retention import least_important, mask_of
+from pytest_bertology.measures.retention import judged_mask, least_important
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.trained import as_trained
 from pytest_bertology.tasks.items import check_labelled, items_of
@@ -137,21 +137,17 @@ def mask_for(
 
     Raises InvalidArgument for several of them, NoHeadSelected or NothingToJudge for none.
     """
-    given = {"mask": mask, "heads": heads, "prune": prune}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise InvalidArgument(named[1], given[named[1]], f"only one of mask, heads and prune; {named[0]} is given too")
-    if prune is not None:
+
+    def least(fraction: float) -> tuple[HeadMask, str]:
         ordering, on, name = ordering_of(model, task, by, model_task)
-        chosen, scores = least_important(model, on, prune, ordering, seed)
-        return model.together(chosen), f", the least important by {name or scores.method}"
-    if heads is not None:
-        return model.together(mask_of(model, heads)), ""
-    judged = model.together(() if mask is None else mask)
+        chosen, scores = least_important(model, on, fraction, ordering, seed)
+        return chosen, name or scores.method
+
+    judged, why = judged_mask(model, mask, heads, prune, least)
     if not judged.touched:
         what = "all heads are as trained" if mask is None else "the mask keeps all heads"
         raise NothingToJudge(what, "Say which heads to mask, by heads=, mask= or prune=.")
-    return judged, ""
+    return judged, why
 
 
 def ordering_of(
@@ -199,7 +195,7 @@ def _doable(model: ModelUnderTest, task: Task) -> Task | None:
     """The task, if the model has outputs for it."""
     try:
         encode(model, task)
-    except BertologyError:
+    except (WrongTaskKind, LabelMismatch):
         return None
     return task
 

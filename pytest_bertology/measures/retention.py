@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -284,3 +284,27 @@ def mask_of(model: ModelUnderTest, heads: Iterable[HeadLike]) -> HeadMask:
     if not mask.masked:
         raise NoHeadSelected("heads=[] names no head", "Name the heads to mask.")
     return mask
+
+
+def judged_mask(
+    model: ModelUnderTest,
+    mask: HeadMask | None,
+    heads: Iterable[HeadLike] | None,
+    prune: float | None,
+    least: Callable[[float], tuple[HeadMask, str]],
+) -> tuple[HeadMask, str]:
+    """What is masked in all, by one of `mask`, `heads` and `prune` or by what is in force, and how it was chosen.
+
+    `least` gives the least important fraction of the heads, and by what. Nothing may be masked in the end. Raises
+    InvalidArgument for several of the three.
+    """
+    given = {"mask": mask, "heads": heads, "prune": prune}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InvalidArgument(named[1], given[named[1]], f"only one of mask, heads and prune; {named[0]} is given too")
+    if prune is not None:
+        chosen, by = least(prune)
+        return model.together(chosen), f", the least important by {by}"
+    if heads is not None:
+        return model.together(mask_of(model, heads)), ""
+    return model.together(() if mask is None else mask), ""

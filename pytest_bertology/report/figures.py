@@ -71,7 +71,6 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows a result on attention; None for anything else."""
     from pytest_bertology.report import (
         attention_figures,
-        code_length_figure,
         constant_figure,
         divergence_figure,
         embedding_figure,
@@ -90,8 +89,6 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
         return embedding_figure.embedding_figure(thing[0], thing[1], title)
     if isinstance(thing, HeadDivergence):
         return divergence_figure.divergence_map(thing, title)
-    if isinstance(thing, CodeLengthReport):
-        return code_length_figure.code_length_figure(thing, title)
     if isinstance(thing, ConstantCurve):
         return constant_figure.constant_curves(thing, title=title)
     return None
@@ -99,10 +96,12 @@ def _of_attention(thing: Any, title: str | None) -> Figure | None:
 
 def _of_probes(thing: Any, title: str | None) -> Figure | None:
     """The figure that shows what probes found; None for anything else."""
-    from pytest_bertology.report import amnesic_figure, edge_figures, path_figure, probing_figure
+    from pytest_bertology.report import amnesic_figure, code_length_figure, edge_figures, path_figure, probing_figure
 
     if isinstance(thing, AmnesicReport):
         return amnesic_figure.amnesic_figure(thing, title)
+    if isinstance(thing, CodeLengthReport):
+        return code_length_figure.code_length_figure(thing, title)
     if isinstance(thing, EdgeProbeReport):
         return edge_figures.edge_figure(thing, title)
     if isinstance(thing, CompressionPath):
