@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pytest_bertology.checks.similarity import assert_heads_distinct, assert_heads_similar
     from pytest_bertology.checks.structure import assert_prune_equals_mask
     from pytest_bertology.checks.students import StudentDistances, assert_student_follows
-    from pytest_bertology.checks.verdicts import CheckFailed
+    from pytest_bertology.checks.verdicts import CheckFailed, Inconclusive
     from pytest_bertology.checks.weights import assert_only_changed, assert_sparsity, assert_sparsity_preserved
     from pytest_bertology.embedded import load_embedded_model, load_embedded_task
     from pytest_bertology.engine.batching import Batching
@@ -152,6 +152,7 @@ _HOMES = {
     "HeadMask": "heads",
     "HeadScores": "heads",
     "HiddenStates": "measures.hidden_states",
+    "Inconclusive": "checks.verdicts",
     "LayerDistance": "measures.distances",
     "LayerDistances": "measures.distances",
     "LayerProbe": "measures.probing_report",
@@ -203,8 +204,8 @@ _HOMES = {
     "assert_heads_prunable": "checks.retention",
     "assert_heads_similar": "checks.similarity",
     "assert_importance_transfers": "checks.heads",
-    "assert_layer_survives_one_head": "checks.heads",
     "assert_layer_order": "checks.layer_order",
+    "assert_layer_survives_one_head": "checks.heads",
     "assert_layers_droppable": "checks.layers",
     "assert_metric_retained": "checks.retention",
     "assert_only_changed": "checks.weights",
@@ -301,6 +302,7 @@ __all__ = [
     "HeadMask",
     "HeadScores",
     "HiddenStates",
+    "Inconclusive",
     "LayerDistance",
     "LayerDistances",
     "LayerProbe",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from pytest_bertology.errors import BertologyWarning
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,23 @@ class Verdict:
     heads: tuple[str, ...] = ()
     """The heads concerned."""
     details: dict[str, Any] = field(default_factory=dict)
+    inconclusive: bool = False
+    """Not passed, though nothing was refuted either: the data cannot tell."""
+    p_value: float | None = None
+    """Of the hypothesis that the check tests, where it is a statistical test."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """What a report shows beside the number, such as the predictions that changed."""
+    message: str = ""
+    """Of a check that did not hold: the page that explains it."""
+
+    @property
+    def outcome(self) -> str:
+        """ "passed", "failed" or "inconclusive"."""
+        return "passed" if self.passed else "inconclusive" if self.inconclusive else "failed"
 
     def to_jsonable(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers."""
-        return {**asdict(self), "heads": list(self.heads)}
+        return {**asdict(self), "heads": list(self.heads), "outcome": self.outcome}
 
 
 class CheckFailed(AssertionError):
@@ -48,7 +64,15 @@ class CheckFailed(AssertionError):
         super().__init__(message)
 
 
+class Inconclusive(CheckFailed):
+    """A check that the data can neither confirm nor refute: it takes more examples, or a wider tolerance."""
+
+    __module__ = "pytest_bertology"
+
+
 _listeners: list[Callable[[Verdict], None]] = []
+_accepted: list[None] = []
+"""One for each `accepting_inconclusive` in force."""
 
 
 @contextmanager
@@ -61,10 +85,25 @@ def hearing(listener: Callable[[Verdict], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+@contextmanager
+def accepting_inconclusive() -> Iterator[None]:
+    """Warn, and do not raise, where a check within the context is inconclusive."""
+    _accepted.append(None)
+    try:
+        yield
+    finally:
+        _accepted.pop()
+
+
 def give(verdict: Verdict, explain: Callable[[], str]) -> None:
-    """Tell the listeners, and raise CheckFailed with the explanation where the check did not hold."""
+    """Tell the listeners; raise CheckFailed, or Inconclusive, with the explanation where the check did not hold."""
     __tracebackhide__ = True
+    told = verdict if verdict.passed else replace(verdict, message=explain())
     for listener in tuple(_listeners):
-        listener(verdict)
-    if not verdict.passed:
-        raise CheckFailed(explain(), verdict)
+        listener(told)
+    if told.passed:
+        return
+    if told.inconclusive and _accepted:
+        warnings.warn(f"inconclusive: {told.message}", BertologyWarning, stacklevel=3)
+        return
+    raise (Inconclusive if told.inconclusive else CheckFailed)(told.message, told)

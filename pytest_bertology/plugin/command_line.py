@@ -11,7 +11,7 @@ import pytest
 
 from pytest_bertology.plugin.options import BY_NAME, Settings
 
-_OUTPUTS = ("report_json", "figures")
+_OUTPUTS = ("report_json", "report_html", "report_markdown", "figures", "update", "update_in_ci", "remove_unused")
 
 
 def rootdir_hint(config: pytest.Config) -> list[str]:

@@ -111,6 +111,8 @@ def _folder(value: str) -> str | None:
     return "a folder" if Path(value).exists() and not Path(value).is_dir() else None
 
 
+UPDATES = ("none", "new", "changed", "all")
+
 OPTIONS = (
     Option(
         "model",
@@ -148,7 +150,59 @@ OPTIONS = (
         others=OWN_METHOD,
     ),
     Option("store", "folder that keeps results across sessions", metavar="FOLDER", check=_folder, path=True),
+    Option(
+        "update",
+        "write baselines: none; new ones; changed ones too (those that a check refuses); or all of the tests that run",
+        default="none",
+        choices=UPDATES,
+    ),
+    Option("update_in_ci", "let --bertology-update write although this is CI (the variable CI is set)", flag=True),
+    Option(
+        "remove_unused",
+        "remove baselines that no test asks for, after a full run in which every test passed; needs "
+        "--bertology-update=changed or all",
+        flag=True,
+    ),
+    Option(
+        "reference",
+        "compare with this model, instead of with stored baselines: a folder or a hub name",
+        check=_model,
+        path=True,
+    ),
+    Option(
+        "noise_floor",
+        "measure what batch size, padding, attention backend, threads and dtype do to the scores on this machine; a "
+        "tolerance below that is refused",
+        flag=True,
+    ),
+    Option(
+        "inconclusive",
+        "what becomes of a check that the data can neither confirm nor refute",
+        default="fail",
+        choices=("fail", "warn"),
+    ),
+    Option(
+        "correction",
+        "how p-values against baselines are corrected for the number of comparisons in a run",
+        default="holm",
+        choices=("holm", "none"),
+    ),
     Option("report_json", "write every verdict to this JSON file", metavar="FILE", check=_report, path=True),
+    Option(
+        "report_html",
+        "write a report for people to this HTML file: one file, no network needed",
+        metavar="FILE",
+        check=_report,
+        path=True,
+    ),
+    Option(
+        "report_markdown",
+        "write a summary for a CI job's page to this file; where GITHUB_STEP_SUMMARY is set, it is appended there "
+        "without being asked for",
+        metavar="FILE",
+        check=_report,
+        path=True,
+    ),
     Option(
         "figures",
         "draw what tests compute as files in this folder: importance, ablation, attention statistics, relations, "
@@ -246,7 +300,11 @@ def _ini_type(option: Option) -> str:
 
 def _beside(folder: Path, value: str, option: Option) -> str:
     placed = folder / value
-    return str(placed) if placed.exists() or option.name in ("store", "report_json", "figures") else value
+    return (
+        str(placed)
+        if placed.exists() or option.name in ("store", "report_json", "report_html", "report_markdown", "figures")
+        else value
+    )
 
 
 def _from_environment(option: Option) -> Any:
