@@ -26,6 +26,8 @@ class HeadScores:
     method: str = field()
     details: Mapping[str, float] = field(default_factory=dict)
     """What the method says of its own accuracy, such as `completeness_error`."""
+    standard_errors: npt.NDArray[np.float64] | None = None
+    """One per value, of the choice of examples (their spread / √n); None where a method has none."""
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -39,6 +41,12 @@ class HeadScores:
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "details", dict(self.details))
+        if self.standard_errors is not None:
+            errors = np.array(self.standard_errors, dtype=np.float64)
+            if errors.shape != values.shape or not bool((errors >= 0.0).all() and np.isfinite(errors).all()):
+                raise InvalidScores(f"standard errors {errors}", f"{len(values)} numbers from 0")
+            errors.setflags(write=False)
+            object.__setattr__(self, "standard_errors", errors)
 
     def __getitem__(self, head: HeadLike) -> float:
         return float(self.values[self.heads.index(head)])
@@ -80,22 +88,26 @@ class HeadScores:
     def normalized(self, per_layer: bool = True, min_max: bool = True) -> HeadScores:
         """Divide each layer by its L2 norm, then bring all scores to [0, 1] (Michel et al. 2019, section 4).
 
-        A layer of zeros stays zero; where all scores are equal, min-max makes them all 0.
+        A layer of zeros stays zero; where all scores are equal, min-max makes them all 0. Standard errors are divided
+        by the same numbers.
         """
         import numpy as np
 
-        values = self.values.copy()
+        values, units = self.values.copy(), np.ones(len(self.values))
         if per_layer:
             start = 0
             for count in self.heads.per_layer:
                 norm = float(np.linalg.norm(values[start : start + count]))
                 if norm > 0.0:
-                    values[start : start + count] /= norm
+                    units[start : start + count] = norm
                 start += count
+            values /= units
         if min_max and len(values):
             spread = values.max() - values.min()
             values = (values - values.min()) / spread if spread > 0.0 else np.zeros_like(values)
-        return HeadScores(values, self.heads, self.method, self.details)
+            units *= spread if spread > 0.0 else np.inf
+        errors = None if self.standard_errors is None else self.standard_errors / units
+        return HeadScores(values, self.heads, self.method, self.details, errors)
 
     def rank_correlation(self, other: HeadScores) -> float:
         """Spearman's rank correlation with scores of the same heads, ties sharing their mean rank.

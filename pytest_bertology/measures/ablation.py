@@ -17,6 +17,7 @@ from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.no_ops import refuse_no_op
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.resampling import closed_form, scores_on
 from pytest_bertology.measures.sweeping import evaluate_masks
 from pytest_bertology.models import ModelUnderTest
@@ -113,6 +114,7 @@ class AblationReport:
         return "\n".join(lines)
 
 
+@remakeable
 @announced("ablation")
 def ablate_heads(
     model: ModelUnderTest,

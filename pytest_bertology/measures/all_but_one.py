@@ -19,6 +19,7 @@ from pytest_bertology.measures.ablation import score_without, under
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.no_ops import refuse_no_op
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.retention import Retention, beside_trained
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
@@ -76,6 +77,7 @@ class AllButOneReport:
         return "\n".join(lines)
 
 
+@remakeable
 @announced("all-but-one")
 def ablate_all_but_one(
     model: ModelUnderTest,

@@ -25,6 +25,7 @@ from pytest_bertology.measures.erasure import (
     warn_of_rest,
 )
 from pytest_bertology.measures.evaluation import Outcomes, evaluate
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.probing_data import PARTS, ProbingData, States
 from pytest_bertology.measures.relation_intervals import Interval, PairedDifference, paired_difference
 from pytest_bertology.measures.resampling import scores_on
@@ -37,6 +38,7 @@ _HELD = 2**22
 """Numbers of resamples that are held at a time."""
 
 
+@remakeable
 @announced("amnesic")
 def amnesic_probe(
     model: ModelUnderTest,

@@ -20,6 +20,7 @@ from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.models import ModelUnderTest
 
 Sums = npt.NDArray[np.float64]
@@ -186,6 +187,7 @@ def statistic_name(name: str) -> str:
     raise InvalidArgument("statistic", name, f"one of {', '.join(STATISTICS)}")
 
 
+@remakeable
 @announced("attention")
 def attention_statistics(
     model: ModelUnderTest, texts: TextsLike, *, batching: Batching | None = None

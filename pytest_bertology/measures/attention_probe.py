@@ -17,6 +17,7 @@ from pytest_bertology.errors import InvalidArgument, TooMuchMemory, UndefinedSco
 from pytest_bertology.heads import HeadScores
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.probe_fit import Pairs, fit, predicted
 from pytest_bertology.measures.probe_maps import each_sentence
 from pytest_bertology.measures.probe_random import with_random_weights
@@ -34,6 +35,7 @@ LIMIT = 2**30
 _WHAT = "the attention probe"
 
 
+@remakeable
 def attention_probe(
     model: ModelUnderTest,
     conllu: TreesLike,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import Texts, read_texts
 from pytest_bertology.errors import BertologyWarning, CannotMeasure, InvalidArgument, UndefinedScore
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadScores
@@ -20,6 +21,7 @@ from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
 from pytest_bertology.measures.cat_formula import bootstrap_interval, cat_scores, neighbour_attention, random_attention
 from pytest_bertology.measures.cat_snippets import Aligned, Parsed, align, chosen_types, parse
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.models import ModelUnderTest
 
 _DRAWS = 10
@@ -156,6 +158,7 @@ class CatReport:
         return f" ({', '.join(found)})" if found else ""
 
 
+@remakeable
 def cat_score(
     model: ModelUnderTest,
     snippets: Iterable[str],
@@ -218,9 +221,13 @@ def cat_score(
         reason = "its tokenizer does not tell which characters its tokens stand for: load a fast one"
         raise CannotMeasure("the CAT-score", type(model.model).__name__, reason)
     aligned = align(parsed, texts, types, distance_quantile)
-    seen = _Seen(model, texts, aligned, chosen, attention_quantile, seed)
-    attend(model, texts, seen, what="CAT-score", batching=batching, sites=list(chosen))
-    return _report(model, language, parsed, types, aligned, seen)
+
+    def looked() -> _Seen:
+        seen = _Seen(model, texts, aligned, chosen, attention_quantile, seed)
+        attend(model, texts, seen, what="CAT-score", batching=batching, sites=list(chosen))
+        return seen
+
+    return _report(model, language, parsed, types, aligned, within_memory("the CAT-score", model, looked))
 
 
 def _check_quantiles(**quantiles: float) -> None:

@@ -18,6 +18,7 @@ from pytest_bertology.engine.store import Arrays, computed_once
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.measures.code_fit import Learner
 from pytest_bertology.measures.code_length_report import CodeLengthReport
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.probe_linear import standardised
 from pytest_bertology.measures.probe_random import with_random_weights
 from pytest_bertology.measures.probing_data import (
@@ -44,6 +45,7 @@ BEHIND = 32.0
 _WHAT = "the code length"
 
 
+@remakeable
 @announced("code_length")
 def description_length(
     model: ModelUnderTest,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_bertology.engine.announcing import announced
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import Texts, TextsLike, read_texts
 from pytest_bertology.errors import BertologyWarning, InvalidArgument, TooMuchMemory
 from pytest_bertology.heads import Head, HeadScores
@@ -21,6 +23,7 @@ from pytest_bertology.measures.arguments import check_has_heads, check_model, ch
 from pytest_bertology.measures.curve import _figure, _fractions, _heads
 from pytest_bertology.measures.evaluation import evaluate_exactly
 from pytest_bertology.measures.ordering import check_by, name_of, ordering_scores
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import trained_outcomes
 from pytest_bertology.models import ModelUnderTest
@@ -61,8 +64,13 @@ def constant_attention(
     if needed > memory:
         name = f"{_WHAT} of {len(model.heads)} heads on texts of up to {longest} tokens"
         raise TooMuchMemory(name, needed, memory, "Leave longer texts out with max_tokens, or allow more with memory.")
-    totals = [np.zeros((layer.heads, longest, longest)) for layer in model.heads.layers]
-    attend(model, read, _Sums(model, totals).add, what=_WHAT, batching=batching)
+
+    def summed() -> list[npt.NDArray[np.float64]]:
+        totals = [np.zeros((layer.heads, longest, longest)) for layer in model.heads.layers]
+        attend(model, read, _Sums(model, totals).add, what=_WHAT, batching=batching)
+        return totals
+
+    totals = within_memory(_WHAT, model, summed)
     at = np.arange(longest)
     seen = (length[:, None] > at).sum(axis=0)[np.maximum(at[:, None], at[None, :])]
     for site, total in zip(model.sites, totals, strict=True):
@@ -189,6 +197,7 @@ class ConstantCurve:
         return ax
 
 
+@remakeable
 @announced("constant-curve")
 def constant_curve(
     model: ModelUnderTest,

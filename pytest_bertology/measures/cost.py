@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.weights import module_weights, plain_tensors
 from pytest_bertology.models import ModelUnderTest
 
@@ -61,6 +62,7 @@ def size(model: ModelUnderTest) -> Size:
     return Size(sum(numbers.values()), _bytes(kept))
 
 
+@remakeable
 def cost(model: ModelUnderTest, inputs: Mapping[str, Any] | None = None) -> Cost:
     """Measure a model's costs, those of running it on `inputs`, by default `model.sample()`, as trained.
 

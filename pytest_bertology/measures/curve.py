@@ -22,6 +22,7 @@ from pytest_bertology.measures.ordering import (
     ordering_scores,
     room_per_layer,
 )
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import trained_outcomes
 from pytest_bertology.models import ModelUnderTest
@@ -120,6 +121,7 @@ class PruningCurve:
         return ax
 
 
+@remakeable
 @announced("curve")
 def pruning_curve(
     model: ModelUnderTest,

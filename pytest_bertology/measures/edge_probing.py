@@ -14,6 +14,7 @@ from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.edge_data import EdgeData, edge_data
 from pytest_bertology.measures.edge_model import Judged, trained
 from pytest_bertology.measures.edge_report import F1, METRICS, EdgeProbeReport
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.probing_data import TESTED, TRAIN, ProbingData, probing_data
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.task import Task
@@ -21,6 +22,7 @@ from pytest_bertology.tasks.task import Task
 _WHAT = "an edge probe"
 
 
+@remakeable
 @announced("edge_probe")
 def edge_probe(
     model: ModelUnderTest,

@@ -17,6 +17,7 @@ from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import BertologyWarning
 from pytest_bertology.heads import HeadLike, HeadMask
 from pytest_bertology.measures.arguments import check_model_and_task
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import (
     CLASSIFICATION,
@@ -116,6 +117,7 @@ class Outcomes:
         return np.split(items, np.cumsum(self.raw.counts)[:-1])
 
 
+@remakeable
 def evaluate(
     model: ModelUnderTest,
     task: Task,

@@ -18,6 +18,7 @@ from pytest_bertology.heads import HeadMap, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.confidence import head_confidence
 from pytest_bertology.measures.integrated import STEPS, integrated_gradients
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.own_methods import Method, find_method
 from pytest_bertology.measures.sensitivity import (
     bertology_importance,
@@ -31,6 +32,7 @@ from pytest_bertology.names import IMPORTANCE_METHODS, OWN_METHOD
 from pytest_bertology.tasks.task import Task
 
 
+@remakeable
 @announced("importance")
 def head_importance(
     model: ModelUnderTest,
@@ -118,19 +120,23 @@ def ablation_importance(model: ModelUnderTest, task: Task, *, batching: Batching
     base = model.mask_in_force()
     live = [head for head in model.heads if base.gate(head) != 0.0]
 
-    def rises() -> Arrays:
+    def measured() -> Arrays:
         masks = [base | HeadMask.without(model.heads, [head]) for head in live]
         swept = evaluate_masks(model, task, masks, base=base, batching=batching)
-        found = np.zeros(len(model.heads))
+        found, errors, n = np.zeros(len(model.heads)), np.zeros(len(model.heads)), len(task)
         for head, variant in zip(live, swept.variants, strict=True):
-            found[model.heads.index(head)] = (variant.losses - swept.baseline.losses).mean()
+            rises = variant.losses - swept.baseline.losses
+            found[model.heads.index(head)] = rises.mean()
+            errors[model.heads.index(head)] = rises.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
         moving = any((variant.losses != swept.baseline.losses).any() for variant in swept.variants)
         if not moving and not set(live) <= set(model.check.idle):
             raise MaskNotApplied(f"masking any one head changes no loss of {model.name} on {task.name}, bit for bit")
-        return {"rises": found}
+        return {"rises": found, "errors": errors}
 
-    found = computed_once("ablation importance", (model, encode(model, task), base, batching or Batching()), rises)
-    return HeadScores(found["rises"], model.heads, "ablation")
+    inputs = (model, encode(model, task), base, batching or Batching())
+    found = computed_once("ablation importance, and errors", inputs, measured)
+    errors = found["errors"] if len(task) > 1 else None
+    return HeadScores(found["rises"], model.heads, "ablation", standard_errors=errors)
 
 
 def random_importance(heads: HeadMap, seed: int) -> HeadScores:

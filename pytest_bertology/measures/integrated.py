@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -60,9 +61,8 @@ def integrated_gradients(
             "missing": missing.abs(),
         }
 
-    means = {
-        name: total / len(task) for name, total in work.once(f"integrated gradients, {steps} points", each).items()
-    }
+    sums = work.once(f"integrated gradients, {steps} points", each)
+    means = {name: total / len(task) for name, total in sums.items()}
     difference = float(means["differences"])
     error = float(means["missing"]) / difference if difference > 0.0 else 0.0
     if error > _INCOMPLETE:
@@ -78,4 +78,4 @@ def integrated_gradients(
         "loss_closed": float(means["closed"]),
         "completeness_error": error,
     }
-    return HeadScores(means["falls"], model.heads, "integrated_gradients", details)
+    return replace(work.mean(sums, "falls", "integrated_gradients"), details=details)

@@ -17,12 +17,14 @@ from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import computed_once
 from pytest_bertology.errors import CannotDropLayers, NonFinite
 from pytest_bertology.measures.arguments import check_model_and_task
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.blocks import Blocks, of_stack
 from pytest_bertology.models.skipping import states_key, states_of
 from pytest_bertology.tasks.task import Task
 
 
+@remakeable
 def layer_similarity(
     model: ModelUnderTest, task: Task, *, stack: str | None = None, batching: Batching | None = None
 ) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.store import Arrays, computed_once, stored
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model_and_task
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.probe_linear import (
     BACKENDS,
     SKLEARN,
@@ -55,6 +56,7 @@ KINDS = (LINEAR, MLP)
 _WHAT = "a probe"
 
 
+@remakeable
 @announced("probe")
 def probe(
     model: ModelUnderTest,

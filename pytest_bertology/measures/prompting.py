@@ -24,6 +24,7 @@ from pytest_bertology.errors import (
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.control_task import control_labels
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.prompt_reading import ALONE
 from pytest_bertology.measures.prompt_report import PromptReport
 from pytest_bertology.measures.prompt_scores import word_scores
@@ -47,6 +48,7 @@ DRAWS = 100
 CALIBRATIONS = (None, "content-free")
 
 
+@remakeable
 def prompt_probe(
     model: ModelUnderTest,
     task: Task,

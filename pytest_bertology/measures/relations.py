@@ -11,6 +11,7 @@ from pytest_bertology.engine.words import read_words
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.relation_cases import WHAT, Dependencies, dependencies, relation_cases
 from pytest_bertology.measures.relation_report import RelationReport, too_few_cases, unknown_relation
 from pytest_bertology.models import ModelUnderTest
@@ -20,6 +21,7 @@ from pytest_bertology.tasks.two_parts import two_parts
 OFFSETS = (-3, -2, -1, 1, 2, 3)
 
 
+@remakeable
 @announced("relations")
 def head_relations(
     model: ModelUnderTest,

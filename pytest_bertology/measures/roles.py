@@ -13,6 +13,7 @@ from pytest_bertology.engine.texts import TextsLike, read_texts
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.heads.maps import is_whole
 from pytest_bertology.measures.arguments import check_has_heads, check_model
+from pytest_bertology.measures.origins import remakeable
 from pytest_bertology.measures.relation_report import RelationReport
 from pytest_bertology.measures.relations import head_relations
 from pytest_bertology.measures.role_counts import Rarity, RoleCounts, count_roles, token_frequencies
@@ -31,6 +32,7 @@ RELATIONS = ("nsubj", "obj", "amod", "advmod")
 """The relations of section 5.2."""
 
 
+@remakeable
 def head_roles(
     model: ModelUnderTest,
     texts: RoleTexts,

@@ -47,10 +47,19 @@ class Work:
     def once(self, what: str, each: Callable[[Batch], Mapping[str, Tensor]]) -> Arrays:
         """Sums over all examples of what `each` gives for a batch, (batch, …); from the store if it has them.
 
-        `what` names all that the sums depend on besides the model, the data, the masks in force and the batching.
+        `what` names all that the sums depend on besides the model, the data, the masks in force and the batching. Sums
+        of squares come with them, under the same names with "²".
         """
         inputs = (self.model, self.encoded, self.model.mask_in_force(), self.batching)
-        return computed_once(what, inputs, lambda: self._sums(each))
+        return computed_once(f"{what}, and squares", inputs, lambda: self._sums(each))
+
+    def mean(self, sums: Arrays, name: str, method: str, *, sign: float = 1.0, per: float | None = None) -> HeadScores:
+        """A sum as the mean over examples, with standard errors; `per` is what it is divided by, if not examples."""
+        n = len(self.task)
+        scale = n if per is None else per
+        spread = np.maximum(sums[f"{name}²"] - sums[name] ** 2 / n, 0.0)  # Σ (x − mean)²
+        errors = np.sqrt(spread * n / (n - 1)) / scale if n > 1 else None
+        return HeadScores(sign * sums[name] / scale, self.model.heads, method, standard_errors=errors)
 
     def _sums(self, each: Callable[[Batch], Mapping[str, Tensor]]) -> Arrays:
         sums: dict[str, npt.NDArray[np.float64]] = {}
@@ -60,7 +69,9 @@ class Work:
             with tracked(title, len(self.task)) as show:
                 for batch in batches(self.model, self.encoded, self.batching):
                     for name, values in each(batch).items():
-                        sums[name] = np.asarray(sums.get(name, 0.0) + values.double().sum(dim=0).cpu().numpy())
+                        found = values.double()
+                        for what, summed in ((name, found), (f"{name}²", found.square())):
+                            sums[what] = np.asarray(sums.get(what, 0.0) + summed.sum(dim=0).cpu().numpy())
                     done += len(batch.positions)
                     show(done)
         return sums
@@ -156,8 +167,8 @@ def gradient_importance(model: ModelUnderTest, task: Task, *, batching: Batching
 
     Raises NonFinite where an example's loss or gradient is not finite, naming the example.
     """
-    sums = _gradients(Work.of(model, task, batching))
-    return HeadScores(sums["sizes"] / len(task), model.heads, "gradient")
+    work = Work.of(model, task, batching)
+    return work.mean(_gradients(work), "sizes", "gradient")
 
 
 def taylor_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
@@ -168,8 +179,8 @@ def taylor_importance(model: ModelUnderTest, task: Task, *, batching: Batching |
 
     Raises NonFinite as `gradient_importance`.
     """
-    sums = _gradients(Work.of(model, task, batching))
-    return HeadScores(-sums["slopes"] / len(task), model.heads, "taylor")
+    work = Work.of(model, task, batching)
+    return work.mean(_gradients(work), "slopes", "taylor", sign=-1.0)
 
 
 def bertology_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
@@ -180,7 +191,7 @@ def bertology_importance(model: ModelUnderTest, task: Task, *, batching: Batchin
     more than one example in a batch it takes the absolute value of their mean. Raises NonFinite.
     """
     work = Work.of(model, task, batching)
-    return HeadScores(_gradients(work)["sizes"] / lengths(work.encoded).sum(), model.heads, "bertology")
+    return work.mean(_gradients(work), "sizes", "bertology", per=float(lengths(work.encoded).sum()))
 
 
 def token_importance(model: ModelUnderTest, task: Task, *, batching: Batching | None = None) -> HeadScores:
@@ -193,7 +204,7 @@ def token_importance(model: ModelUnderTest, task: Task, *, batching: Batching | 
     work = Work.of(model, task, batching)
 
     found = work.once("gradients of contexts", lambda batch: {"sizes": work.slopes_of_tokens(batch)})
-    return HeadScores(found["sizes"] / len(task), model.heads, "gradient_per_token")
+    return work.mean(found, "sizes", "gradient_per_token")
 
 
 def _gradients(work: Work) -> Arrays:
