@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
+
+from pytest_bertology.errors import InvalidArgument
 
 Array = npt.NDArray[Any]
 
@@ -14,6 +17,26 @@ _COUNTS_AT_A_TIME = 2**22
 """Numbers of a block of resamples: all of them at once would take a gigabyte."""
 _TIE = 1e-12
 """Changes that differ by less differ by rounding only."""
+
+
+def mcnemar(worse: int, better: int, *, alternative: str = "two-sided") -> float:
+    """The exact p-value of McNemar's test: of no change, when `worse` examples became wrong and `better` right.
+
+    Without a change each of the examples that changed is as likely to have changed either way, so that of m of them a
+    number distributed as Binomial(m, 1/2) became wrong (McNemar 1947; Fagerland, Lydersen and Laake 2013, eq. 2).
+    "two-sided" is twice the smaller tail, 1 at most; "worse" the chance of as many wrong ones or more. 1 where nothing
+    changed. Raises InvalidArgument for what are no counts.
+    """
+    for name, count in (("worse", worse), ("better", better)):
+        if isinstance(count, bool) or int(count) != count or count < 0:
+            raise InvalidArgument(name, count, "how many examples, a whole number from 0")
+    changed = worse + better
+    if alternative == "worse":
+        return float(special.bdtrc(worse - 1, changed, 0.5)) if worse else 1.0
+    if alternative != "two-sided":
+        raise InvalidArgument("alternative", alternative, "'two-sided' or 'worse'")
+    fewer = min(worse, better)
+    return min(1.0, 2.0 * float(special.bdtr(fewer, changed, 0.5))) if changed else 1.0
 
 
 def resample_counts(n: int, resamples: int, seed: int) -> Iterator[Array]:
@@ -47,6 +70,16 @@ def bootstrap_p_values(
         extreme += (~(moved < np.abs(observed) - _TIE)).sum(axis=0)
     p_values: Array = (1 + extreme) / (1 + resamples)
     return p_values
+
+
+def drop_p_values(drops: Callable[[Array], Array], drop: float, n: int, *, resamples: int, seed: int) -> Array:
+    """(2,) of one drop: the two-sided p-value of `bootstrap_p_values`, and the one-sided one, of no drop.
+
+    That is (1 + #{δ* − δ ≥ δ}) / (1 + resamples). `drops` gives (rows,) drops for (rows, n) counts.
+    """
+    moved = np.concatenate([drops(counts) for counts in resample_counts(n, resamples, seed)]) - drop
+    either, upwards = np.sum(~(np.abs(moved) < abs(drop) - _TIE)), np.sum(~(moved < drop - _TIE))
+    return np.asarray((1 + np.array([either, upwards])) / (1 + resamples))
 
 
 def adjusted_p_values(p_values: Array, correction: str | None) -> Array:

@@ -2,30 +2,172 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import special, stats
+
+from pytest_bertology.paired_proportions import (
+    EXACT_UP_TO,
+    exact_bound,
+    exact_p_value,
+    tango_bound,
+    tango_score,
+)
 
 Array = npt.NDArray[Any]
 
-_RESAMPLED = 2**20
-"""Positions drawn at a time: the jackknife alone would hold n times n of them."""
+
+class DropTest(Protocol):
+    """What paired results say about the true drop: one-sided bounds, and p-values that agree with them."""
+
+    @property
+    def method(self) -> str:
+        """The name of the procedure."""
+
+    def upper(self, confidence: float) -> float:
+        """The true drop is smaller, with this probability over samples of examples."""
+
+    def lower(self, confidence: float) -> float:
+        """The true drop is greater, with this probability."""
+
+    def p_value(self, margin: float, confidence: float) -> float:
+        """Of H0: the drop is `margin` or more; at most 1 − confidence just where the upper bound is at most margin."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A one-sided upper confidence bound on a drop."""
+    """A one-sided upper confidence bound on a drop, and the test that it is of."""
 
     upper: float
     """The true drop is smaller than this, with probability `confidence` over samples of examples."""
     confidence: float
     method: str
     """The name of the procedure."""
+    test: DropTest | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, test: DropTest, confidence: float) -> Bound:
+        """The bound that a test gives."""
+        return cls(test.upper(confidence), confidence, test.method, test)
+
+    @property
+    def lower(self) -> float:
+        """The true drop is greater than this, with the same probability; the two together with less."""
+        return float("-inf") if self.test is None else self.test.lower(self.confidence)
+
+    def p_value(self, margin: float) -> float:
+        """Of H0: the true drop is `margin` or more, against a smaller one; <= 1 − confidence iff upper <= margin."""
+        return 1.0 if self.test is None else self.test.p_value(margin, self.confidence)
+
+
+@dataclass(frozen=True)
+class ProportionDrop:
+    """Of `n` examples `worse` became wrong and `better` right: exact bounds ordered by Tango's (`paired_proportions`).
+
+    Tango's own, which is asymptotic, for more than `EXACT_UP_TO` examples.
+    """
+
+    worse: int
+    better: int
+    n: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether bounds are exact."""
+        return self.n <= EXACT_UP_TO
+
+    @property
+    def method(self) -> str:
+        """The name of the procedure."""
+        return "Tango's score interval" + (", exact" if self.exact else "")
+
+    def upper(self, confidence: float) -> float:
+        """See `DropTest`."""
+        bound = exact_bound if self.exact else tango_bound
+        return bound(self.worse, self.better, self.n, confidence)
+
+    def lower(self, confidence: float) -> float:
+        """See `DropTest`: the upper bound with the two judgements exchanged."""
+        return -ProportionDrop(self.better, self.worse, self.n).upper(confidence)
+
+    def p_value(self, margin: float, confidence: float) -> float:
+        """See `DropTest`."""
+        if self.exact:
+            return exact_p_value(self.worse, self.better, self.n, margin, confidence)
+        return float(special.ndtr(tango_score(self.worse, self.better, self.n, margin)))
+
+
+@dataclass(frozen=True)
+class MeanDrop:
+    """A mean of `n` differences and its standard error, by Student's t."""
+
+    mean: float
+    error: float
+    n: int
+    method: str = "Student's t"
+
+    @classmethod
+    def of(cls, differences: Array) -> MeanDrop:
+        """The mean of these."""
+        n = len(differences)
+        error = float(np.std(differences, ddof=1)) / np.sqrt(n) if n > 1 else 0.0
+        return cls(float(np.mean(differences)) if n else 0.0, float(error), n)
+
+    def upper(self, confidence: float) -> float:
+        """See `DropTest`; infinite for fewer than two differences."""
+        if self.n < 2:
+            return float("inf")
+        return self.mean + float(special.stdtrit(self.n - 1, confidence)) * self.error
+
+    def lower(self, confidence: float) -> float:
+        """See `DropTest`."""
+        return 2.0 * self.mean - self.upper(confidence)
+
+    def p_value(self, margin: float, confidence: float) -> float:
+        """See `DropTest`; the same at every confidence."""
+        if self.n < 2:
+            return 1.0
+        if self.error == 0.0:
+            return 0.0 if self.mean <= margin else 1.0
+        return float(special.stdtr(self.n - 1, (self.mean - margin) / self.error))
+
+
+@dataclass(frozen=True)
+class StrictestDrop:
+    """Several tests of one drop, of which the most cautious counts: it is valid where any of them is."""
+
+    tests: Sequence[DropTest]
+    confidence: float
+    """Decides which one gives its name."""
+
+    @property
+    def method(self) -> str:
+        """The name of the procedure whose upper bound is the greatest."""
+        return max(self.tests, key=lambda test: test.upper(self.confidence)).method
+
+    def upper(self, confidence: float) -> float:
+        """See `DropTest`."""
+        return max(test.upper(confidence) for test in self.tests)
+
+    def lower(self, confidence: float) -> float:
+        """See `DropTest`."""
+        return min(test.lower(confidence) for test in self.tests)
+
+    def p_value(self, margin: float, confidence: float) -> float:
+        """See `DropTest`."""
+        return max(test.p_value(margin, confidence) for test in self.tests)
+
+
+def proportion_upper_bound(worse: int, better: int, n: int, confidence: float) -> Bound:
+    """Upper bound on the drop of a proportion between two paired judgements of `n` examples (`ProportionDrop`).
+
+    Honest when few examples, or none, changed: the bound is then about 3/n, never 0.
+    """
+    return Bound.of(ProportionDrop(worse, better, n), confidence)
 
 
 def tango_upper_bound(worse: float, better: float, n: float, confidence: float) -> Bound:
@@ -36,68 +178,12 @@ def tango_upper_bound(worse: float, better: float, n: float, confidence: float) 
     changed: the bound is then about z²/(n + z²), never 0. Numbers that are not whole are effective ones, of examples
     that are not independent.
     """
-    z = float(stats.norm.ppf(confidence))
-
-    def excess(delta: float) -> float:
-        return _tango_score(worse, better, n, delta) + z
-
-    low, high = min(max((worse - better) / n, -1.0 + 1e-12), 1.0 - 1e-9), 1.0 - 1e-12
-    if excess(high) > 0.0:
-        upper = 1.0
-    elif excess(low) <= 0.0:  # at even odds the bound is the observed drop
-        upper = low
-    else:
-        upper = float(optimize.brentq(excess, low, high, xtol=1e-10))
-    return Bound(upper, confidence, "Tango's score interval")
-
-
-def _tango_score(worse: float, better: float, n: float, delta: float) -> float:
-    """Tango's statistic for H0: drop = delta; standard normal under H0."""
-    a = 2.0 * n
-    b = -worse - better + (2.0 * n - worse + better) * delta
-    c = -better * delta * (1.0 - delta)
-    better_rate = (np.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = n * (2.0 * better_rate + delta * (1.0 - delta))
-    difference = worse - better - n * delta
-    if variance <= 0.0:
-        return 0.0 if difference == 0.0 else float(np.copysign(np.inf, difference))
-    return float(difference / np.sqrt(variance))
+    return Bound(tango_bound(worse, better, n, confidence), confidence, "Tango's score interval")
 
 
 def mean_upper_bound(differences: Array, confidence: float) -> Bound:
     """Upper bound on the mean of paired differences, by Student's t."""
-    n = len(differences)
-    if n < 2:
-        return Bound(float("inf"), confidence, "Student's t")
-    error = float(np.std(differences, ddof=1)) / np.sqrt(n)
-    return Bound(float(np.mean(differences) + stats.t.ppf(confidence, n - 1) * error), confidence, "Student's t")
-
-
-def bootstrap_upper_bound(
-    drop: Callable[[Array], float], n: int, confidence: float, *, resamples: int = 2000, seed: int = 0
-) -> Bound:
-    """Upper bound on any drop, by a paired bootstrap over examples (BCa: Efron 1987).
-
-    `drop` gives the drop on the examples at some positions, repeated as they are repeated there.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of degenerate resamples; they are answered below
-        result = stats.bootstrap(
-            (np.arange(n),),
-            lambda positions: drop(np.asarray(positions, dtype=np.int64)),
-            vectorized=False,
-            n_resamples=resamples,
-            batch=max(1, _RESAMPLED // n),
-            confidence_level=confidence,
-            alternative="less",
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-    upper = float(result.confidence_interval.high)
-    if np.isfinite(upper):
-        return Bound(upper, confidence, "paired bootstrap (BCa)")
-    drawn = result.bootstrap_distribution
-    return Bound(float(np.nanquantile(drawn, confidence)), confidence, "paired bootstrap (percentile)")
+    return Bound.of(MeanDrop.of(differences), confidence)
 
 
 def median_bounds(values: Array, confidence: float) -> tuple[float, float]:

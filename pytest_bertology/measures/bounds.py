@@ -1,13 +1,15 @@
-"""How large the true drop of a score may be, given results of the same examples without and with a mask."""
+"""How large the true drop of a score may be, given results of the same examples before and after a change."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from pytest_bertology.bootstrap import bootstrap_upper_bound
 from pytest_bertology.errors import UndefinedScore
 from pytest_bertology.measures.evaluation import Outcomes
-from pytest_bertology.statistics import Bound, bootstrap_upper_bound, mean_upper_bound, tango_upper_bound
-from pytest_bertology.tasks.metrics import CLASSIFICATION, LANGUAGE, METRICS, REGRESSION, TOKENS, Array
+from pytest_bertology.measures.resampling import right_items, scores_of
+from pytest_bertology.statistics import Bound, ProportionDrop, mean_upper_bound
+from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, REGRESSION, Array, Metric, Results
 
 _BY_LOSS = (METRICS["loss"], METRICS["perplexity"])
 _UP_TO_ONE = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro", "matthews"))
@@ -16,45 +18,40 @@ _UP_TO_ONE = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_
 def drop_bound(baseline: Outcomes, masked: Outcomes, confidence: float) -> Bound:
     """An upper confidence bound on the drop from `baseline` to `masked`, results of the same examples.
 
-    Tango's score interval for the accuracy of classifications, Student's t for mean losses, else a paired bootstrap
-    over examples. No resample can show a change that no example shows, so for the other scores of predictions the
-    bound is at least Tango's on the examples that became worse.
+    Exact, ordered by Tango's score interval, for the accuracy of classifications; Student's t for mean losses; else a
+    paired bootstrap over examples, and at least Student's t with the jackknife's error: examples are independent, the
+    tokens of one are not. No resample can show a change that no example shows, so for the other scores of predictions
+    the bound is at least the exact one on the examples that became worse.
 
     Raises UndefinedScore for a metric of the user's own where no prediction changed: nothing bounds it then.
     """
-    metric, kind, n = baseline.metric, baseline.task.kind, len(baseline)
+    return drop_bound_of(baseline.results(), masked.results(), baseline.metric, baseline.task.kind, confidence)
+
+
+def drop_bound_of(before: Results, after: Results, metric: Metric, kind: str, confidence: float) -> Bound:
+    """The same, of results alone; `kind` is that of their task."""
     if metric == METRICS["loss"] and kind in (CLASSIFICATION, REGRESSION):
-        return mean_upper_bound(masked.losses - baseline.losses, confidence)
-    if metric == METRICS["accuracy"] and kind == CLASSIFICATION:
-        return _worse_examples(baseline, masked, confidence)
-    unchanged = np.array_equal(baseline.raw.predictions, masked.raw.predictions)
-    if unchanged and metric not in (*_BY_LOSS, *_UP_TO_ONE):
+        return mean_upper_bound(after.losses - before.losses, confidence)
+    worse = _worse_examples(before, after) if metric in _UP_TO_ONE else None
+    if metric == METRICS["accuracy"] and kind == CLASSIFICATION and worse is not None:
+        return Bound.of(worse, confidence)
+    if metric not in _BY_LOSS and kind != REGRESSION and np.array_equal(before.predictions, after.predictions):
+        if worse is not None:
+            return Bound.of(worse, confidence)
         raise UndefinedScore(
             f"the confidence bound on {metric.name}", "no prediction changed, and its scale is not known"
         )
-    floor = _worse_examples(baseline, masked, confidence) if metric in _UP_TO_ONE else None
-    if unchanged and floor is not None:
-        return floor
-    bound = bootstrap_upper_bound(lambda chosen: _resampled_drop(baseline, masked, chosen), n, confidence)
-    return floor if floor is not None and floor.upper > bound.upper else bound
+    scores = scores_of(metric, [before, after])
+
+    def drops(counts: Array) -> Array:
+        found = scores(counts)
+        change: Array = found[:, 0] - found[:, 1]
+        return change if metric.higher_is_better else -change
+
+    return bootstrap_upper_bound(drops, len(before.losses), confidence, at_least=worse)
 
 
-def _worse_examples(baseline: Outcomes, masked: Outcomes, confidence: float) -> Bound:
-    """Tango's bound on the share of examples of which fewer items are right, less that of which more are."""
-    change = _right_items(masked) - _right_items(baseline)
-    return tango_upper_bound(int((change < 0).sum()), int((change > 0).sum()), len(baseline), confidence)
-
-
-def _right_items(outcomes: Outcomes) -> Array:
-    """How many items of each example are right."""
-    if outcomes.task.kind not in (TOKENS, LANGUAGE):
-        return outcomes.right.astype(np.int64)
-    starts = np.cumsum(outcomes.raw.counts) - outcomes.raw.counts
-    return np.add.reduceat(outcomes.right.astype(np.int64), starts)
-
-
-def _resampled_drop(baseline: Outcomes, masked: Outcomes, chosen: Array) -> float:
-    try:
-        return baseline.metric.drop(baseline.resampled(chosen), masked.resampled(chosen))
-    except UndefinedScore:
-        return float("nan")
+def _worse_examples(before: Results, after: Results) -> ProportionDrop:
+    """The share of examples of which fewer items are right, less that of which more are."""
+    change = right_items(after) - right_items(before)
+    return ProportionDrop(int((change < 0).sum()), int((change > 0).sum()), len(change))
