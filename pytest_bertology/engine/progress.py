@@ -9,7 +9,8 @@ from typing import Any
 Show = Callable[[int], None]
 """Called with the number of examples done."""
 Reporter = Callable[[str, int], Any]
-"""Called with a title and a total; returns a context manager that gives a Show."""
+"""Called with a title and a total; returns a context manager that gives a Show. With a total of 0 nobody knows how long
+it takes: what is shown is called with the seconds that it has taken."""
 
 
 @contextmanager
@@ -18,7 +19,8 @@ def _bar(title: str, total: int) -> Iterator[Show]:
 
     done = 0
     # disable=None: silent where stderr is not a terminal; delay: silent for what is over soon.
-    with tqdm(total=total, desc=title, unit="ex", disable=None, delay=3.0, leave=False) as bar:
+    unit = "ex" if total else "s"
+    with tqdm(total=total or None, desc=title, unit=unit, disable=None, delay=3.0, leave=False) as bar:
 
         def show(count: int) -> None:
             nonlocal done
@@ -34,6 +36,11 @@ _reporter: Reporter = _bar
 def tracked(title: str, total: int) -> Any:
     """A context manager that gives a function to call with the count done so far."""
     return _reporter(title, total)
+
+
+def waiting(title: str) -> Any:
+    """A context manager that gives a function to call with the seconds waited for another process or thread."""
+    return _reporter(f"waiting for another process: {title}", 0)
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def terminal_progress(config: pytest.Config) -> Callable[[str, int], Any]:
                     terminal.ensure_newline()
             last, shown = now, True
             remaining = (now - began) / max(done, 1) * (total - done)
-            write(f"bertology: {title}: {done} of {total} examples, {remaining:.0f} s left")
+            much = f"{done} of {total} examples, {remaining:.0f} s left" if total else f"{now - began:.0f} s"
+            write(f"bertology: {title}: {much}")
 
         yield show
         if shown:
