@@ -78,6 +78,14 @@ TABLE = {
     errors.WrongTaskKind: (("m", "causal-lm", "dev.csv", "a classifier"), ["m", "causal-lm", "dev.csv", "classifier"]),
     errors.UnknownMetric: (("bleu", "regression", ["pearson", "loss"]), ["bleu", "regression", "pearson, loss"]),
     errors.UndefinedScore: (("pearson", "all labels are equal"), ["pearson", "all labels are equal"]),
+    errors.OutOfMemory: (
+        ("an evaluation", "release", 4096, 512, "CUDA out of memory"),
+        ["an evaluation of release", "4,096", "512", "CUDA out of memory", "Batching(tokens="],
+    ),
+    errors.ToleranceBelowNoise: (
+        (0.0005, 0.0023, "padding moves logits by 0.02", "release on dev.csv in accuracy", "Ask for more."),
+        ["0.0005", "0.0023", "padding moves logits", "release on dev.csv", "Ask for more."],
+    ),
     errors.NonFinite: (("the loss", "example 5"), ["the loss", "example 5", "float32"]),
 }
 PUBLIC = [

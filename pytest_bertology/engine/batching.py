@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.encoding import IGNORED, READ, Encoded, Example, lengths
+from pytest_bertology.engine.memory import allowed, note_batch
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.capturing import behind_all_hooks
@@ -55,7 +56,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The examples, or those at `positions`, the shortest first, in batches of like length."""
     groups = plan(model, encoded, batching, positions)
-    with_positions = batching.padding_side == "left" and _left_needs_positions(model, encoded.objective)
+    with_positions = batching.padding_side == "left" and left_needs_positions(model, encoded.objective)
     for group in groups:
         yield collate(model, [encoded.examples[i] for i in group], group, batching.padding_side, with_positions)
 
@@ -78,12 +79,12 @@ def plan(
 
 
 def budget(model: ModelUnderTest, encoded: Encoded, batching: Batching) -> int:
-    """Padded tokens that a batch may hold."""
+    """Padded tokens that a batch may hold; fewer where more were seen not to fit in memory (see `within_memory`)."""
     tokens = batching.tokens or (512 if model.device.type == "cpu" else 16384)
     if encoded.objective in ("causal-lm", "masked-lm"):
         vocabulary = int(model.model.config.get_text_config().vocab_size)
         tokens = min(tokens, max(1, _LOGITS // (4 * vocabulary)))
-    return tokens
+    return allowed(tokens)
 
 
 def collate(
@@ -92,9 +93,15 @@ def collate(
     positions: Sequence[int],
     side: str = "right",
     with_positions: bool = False,
+    *,
+    extra: int = 0,
 ) -> Batch:
-    """Pad examples to the longest of them. Padding is the model's own padding token, whatever the tokenizer's is."""
-    longest = max(len(example.ids) for example in examples)
+    """Pad examples to the longest of them, or `extra` tokens more.
+
+    Padding is the model's own padding token, whatever the tokenizer's is.
+    """
+    longest = max(len(example.ids) for example in examples) + extra
+    note_batch(len(examples), longest)
     padding = padding_token(model.model)
     if padding is None:
         padding = getattr(model.tokenizer, "pad_token_id", None) or 0
@@ -121,7 +128,7 @@ def collate(
     return Batch(tuple(positions), placed, labels.to(model.device))
 
 
-def _left_needs_positions(model: ModelUnderTest, objective: str) -> bool:
+def left_needs_positions(model: ModelUnderTest, objective: str) -> bool:
     """Whether left padding must come with position ids; seen by trying it against the same text without padding.
 
     Raises InvalidArgument where neither way gives the text's own results: a model that pools its first position reads

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.states import States, stream_states
 from pytest_bertology.engine.store import result_key
 from pytest_bertology.engine.texts import Texts
@@ -124,7 +125,7 @@ def record(
             if found is not None:
                 _held.move_to_end(key)
                 return found
-    made = _recorded(model, texts, units, what, stack, batching)
+    made = within_memory("recorded states", model, lambda: _recorded(model, texts, units, what, stack, batching))
     if known:
         with _lock:
             _held[key] = made

@@ -12,6 +12,7 @@ import torch
 
 from pytest_bertology.engine.batching import Batching, batches, collate
 from pytest_bertology.engine.encoding import Encoded
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.errors import NonFinite
@@ -52,8 +53,19 @@ def run(
 
     Classifications whose two best logits are nearly equal (1e-4 in float32) are decided by running the example alone,
     so that the batching never decides them. Results come in the examples' order, or in that of `positions`. Raises
-    NonFinite, naming the example.
+    NonFinite, naming the example; OutOfMemory.
     """
+    return within_memory("an evaluation", model, lambda: _run(model, encoded, mask, batching, where, positions))
+
+
+def _run(
+    model: ModelUnderTest,
+    encoded: Encoded,
+    mask: HeadMask | None,
+    batching: Batching,
+    where: str,
+    positions: Sequence[int] | None,
+) -> RawResults:
     rows: dict[int, _Row] = {}
     chosen = range(len(encoded.examples)) if positions is None else positions
     with torch.inference_mode(), model.frozen(), model.exactly(mask), tracked(where, len(chosen)) as show:

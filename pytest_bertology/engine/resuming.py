@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pytest_bertology.engine.batching import Batch, collate
 from pytest_bertology.engine.encoding import IGNORED, Encoded, Example, lengths
+from pytest_bertology.engine.memory import note_batch
 from pytest_bertology.engine.objectives import judge
 from pytest_bertology.engine.reading import LANGUAGE, needed_rows
 from pytest_bertology.models import ModelUnderTest
@@ -267,6 +268,7 @@ def repeated(batch: Batch, copies: int) -> Batch:
     """The same examples several times, one copy after the other."""
     if copies == 1:
         return batch
+    note_batch(copies * len(batch.positions), batch.inputs["input_ids"].shape[1])
     inputs = {name: tensor.repeat(copies, *(1,) * (tensor.ndim - 1)) for name, tensor in batch.inputs.items()}
     labels = batch.labels.repeat(copies, *(1,) * (batch.labels.ndim - 1))
     return Batch(batch.positions * copies, inputs, labels)

@@ -20,6 +20,7 @@ from torch import Tensor
 from pytest_bertology.engine.ablations import Fills, Gates, filled, fills_for
 from pytest_bertology.engine.batching import Batch, Batching, batches, budget, plan
 from pytest_bertology.engine.encoding import Encoded, lengths
+from pytest_bertology.engine.memory import out_of_memory, within_memory
 from pytest_bertology.engine.objectives import Judged, judge
 from pytest_bertology.engine.progress import tracked
 from pytest_bertology.engine.reading import needed_rows
@@ -75,6 +76,24 @@ def sweep(
     Raises NonFinite, naming the example. Returns a table's arrays (see `tables.raw`).
     """
     sweeping = sweeping or Sweeping()
+    return within_memory(
+        "a sweep",
+        model,
+        lambda: _swept(model, encoded, masks, batching, where, ablation=ablation, seed=seed, sweeping=sweeping),
+    )
+
+
+def _swept(
+    model: ModelUnderTest,
+    encoded: Encoded,
+    masks: Sequence[HeadMask],
+    batching: Batching,
+    where: str,
+    *,
+    ablation: str,
+    seed: int,
+    sweeping: Sweeping,
+) -> dict[str, Array]:
     title = f"{where}, {len(masks) - 1} masks"
     with torch.inference_mode(), model.frozen(), model.exactly(None):
         gates = [model.gates_of(mask) for mask in masks]
@@ -87,7 +106,7 @@ def sweep(
         except BertologyError:
             raise
         except Exception as error:
-            if sweeping.plain:
+            if sweeping.plain or out_of_memory(error):
                 raise
             why = str(error) if isinstance(error, _Differs) else f"fail ({type(error).__name__}: {error})"
             warnings.warn(

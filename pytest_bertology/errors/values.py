@@ -149,6 +149,37 @@ class TooMuchMemory(BertologyError, MemoryError):
         )
 
 
+class OutOfMemory(BertologyError, MemoryError):
+    """Work that does not fit in memory, not even in batches of half the size."""
+
+    def __init__(self, what: str, model: str, budget: int, longest: int, reason: str) -> None:
+        self.what = what
+        self.model = model
+        self.budget = budget
+        self.longest = longest
+        self.reason = reason
+        alone = "one example at a time" if longest >= budget else f"in batches of at most {budget:,} tokens"
+        fewer = "" if longest >= budget else "take fewer tokens at a time with batching=Batching(tokens=...), "
+        super().__init__(
+            f"{what} of {model} does not fit in memory, not even {alone}; the longest example until then had "
+            f"{longest:,} tokens ({reason}). What helps: {fewer}shorter texts, a dtype of half the size "
+            "(dtype='bfloat16'), fewer pytest workers on one device, or a device with more memory."
+        )
+
+
+class ToleranceBelowNoise(BertologyError, ValueError):
+    """A tolerance smaller than what the machine alone does to the score: the check would judge noise."""
+
+    def __init__(self, tolerance: float, floor: float, cause: str, where: str, advice: str) -> None:
+        self.tolerance = tolerance
+        self.floor = floor
+        self.cause = cause
+        super().__init__(
+            f"tolerance {tolerance:g} is below the noise floor {floor:.3g} of {where} on this machine: {cause}. A "
+            f"check with it would judge noise. {advice}"
+        )
+
+
 class CannotResume(BertologyError, ValueError):
     """A checkpoint of a search that is damaged, or of another search."""
 

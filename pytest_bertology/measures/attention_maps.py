@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import InvalidArgument, UnknownLayer
 from pytest_bertology.heads import Head, HeadLike
@@ -99,6 +100,9 @@ class AttentionMaps(Layerwise):
         raise UnknownLayer(layer, self.model.heads.describe())
 
     def _computed(self, layers: Sequence[int]) -> dict[int, Arrays]:
+        return within_memory("attention maps", self.model, lambda: self._run(layers))
+
+    def _run(self, layers: Sequence[int]) -> dict[int, Arrays]:
         """The maps of these layers; of a layer that runs several times (ALBERT's), the mean over its runs."""
         starts = np.cumsum([0, *(site.heads for site in self.model.sites)])
         counts = [len(ids.ids) for ids in self.texts.encoded.examples]

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pytest_bertology.engine.attending import check_attention
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import InvalidArgument, NonFinite, UndefinedScore
 from pytest_bertology.measures.arguments import check_has_heads
@@ -170,15 +172,20 @@ def attention_distance(
         raise InvalidArgument("reduce", reduce, "None, for heads one by one, or 'mean', for their average")
     pair, ours, theirs = read_pair(student, teacher, texts)
     layers, left_out = _compared(student, teacher, layer_map, reduce == "mean")
-    sums = [np.zeros((2, layer.maps)) for layer in layers]
-    numbers = done = 0
-    with pair.running(WHAT) as show:
-        for batch in pair.batches(batching):
-            numbers += int(batch.real.sum(dim=1).square().sum())
-            for index, maps, found in squared_differences((student, teacher), (ours, theirs), batch, layers):
-                sums[index][:, maps] += np.stack(found)
-            done += len(batch.student.positions)
-            show(done)
+
+    def summed() -> tuple[list[npt.NDArray[np.float64]], int]:
+        sums = [np.zeros((2, layer.maps)) for layer in layers]
+        numbers = done = 0
+        with pair.running(WHAT) as show:
+            for batch in pair.batches(batching):
+                numbers += int(batch.real.sum(dim=1).square().sum())
+                for index, maps, found in squared_differences((student, teacher), (ours, theirs), batch, layers):
+                    sums[index][:, maps] += np.stack(found)
+                done += len(batch.student.positions)
+                show(done)
+        return sums, numbers
+
+    sums, numbers = within_memory(WHAT, student, summed)
     distances = tuple(
         _layer_distance(layer, each / numbers, pair.name) for layer, each in zip(layers, sums, strict=True)
     )

@@ -12,6 +12,7 @@ import torch
 
 from pytest_bertology.engine.batching import Batching, collate
 from pytest_bertology.engine.encoding import lengths
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.states import States, batch_states, check_reads_texts, stream_states
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import UnknownLayer
@@ -77,6 +78,9 @@ class HiddenStates(Layerwise):
         return tuple(states.states.shape[-1] for states in seen)
 
     def _computed(self, layers: Sequence[int]) -> dict[int, Arrays]:
+        return within_memory("hidden states", self.model, lambda: self._run(layers))
+
+    def _run(self, layers: Sequence[int]) -> dict[int, Arrays]:
         found: dict[int, dict[int, Vectors]] = {layer: {} for layer in layers}
 
         def keep(states: States) -> None:

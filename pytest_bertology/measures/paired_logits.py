@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import IGNORED, encode
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import TextsLike
 from pytest_bertology.errors import CannotMeasure, InvalidArgument, NonFinite
 from pytest_bertology.measures.pairing import ModelPair, PairedBatch, check_models, read_pair
@@ -81,26 +82,34 @@ def logit_distance(
         raise InvalidArgument("temperature", temperature, "a number above 0")
     order = _order(student, teacher)
     pair = _read(student, teacher, texts)
-    totals = torch.zeros(3, dtype=torch.float64)
-    items = done = 0
-    with pair.running(_WHAT) as show:
-        for batch in pair.batches(batching):
-            ours = _logits(student, batch.student.inputs, batch, pair)
-            theirs = _logits(teacher, batch.teacher.inputs, batch, pair)
-            if ours.shape[1] != theirs.shape[1]:
-                wanted = f"a model with the student's {ours.shape[1]} outputs: it has {theirs.shape[1]}"
-                raise InvalidArgument("teacher", teacher.name, wanted)
-            if order is not None:
-                ours = ours[:, order]
-            totals += _sums(ours.to(theirs.device), theirs, float(temperature))
-            items += len(theirs)
-            done += len(batch.student.positions)
-            show(done)
+    totals, items = within_memory(_WHAT, student, lambda: _totals(pair, order, float(temperature), batching))
     cross, kl, agreed = (totals / items).tolist()
     unit = "examples" if student.kind == "sequence-classification" else "tokens"
     return LogitDistance(
         student.name, teacher.name, pair.name, items, unit, float(temperature), cross, max(kl, 0.0), agreed
     )
+
+
+def _totals(
+    pair: ModelPair, order: list[int] | None, temperature: float, batching: Batching | None
+) -> tuple[Tensor, int]:
+    """What `_sums` gives of all items, and how many they are."""
+    totals = torch.zeros(3, dtype=torch.float64)
+    items = done = 0
+    with pair.running(_WHAT) as show:
+        for batch in pair.batches(batching):
+            ours = _logits(pair.student, batch.student.inputs, batch, pair)
+            theirs = _logits(pair.teacher, batch.teacher.inputs, batch, pair)
+            if ours.shape[1] != theirs.shape[1]:
+                wanted = f"a model with the student's {ours.shape[1]} outputs: it has {theirs.shape[1]}"
+                raise InvalidArgument("teacher", pair.teacher.name, wanted)
+            if order is not None:
+                ours = ours[:, order]
+            totals += _sums(ours.to(theirs.device), theirs, temperature)
+            items += len(theirs)
+            done += len(batch.student.positions)
+            show(done)
+    return totals, items
 
 
 def _sums(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:

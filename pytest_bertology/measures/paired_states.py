@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.states import States, check_padding, check_reads_texts, states_by_stack
 from pytest_bertology.errors import InvalidArgument, UndefinedScore
 from pytest_bertology.measures.pairing import Kept, LayerPair, ModelPair, PairedBatch, layer_pairs
@@ -62,6 +63,10 @@ class StateSums:
 
 def state_sums(pair: ModelPair, layer_map: Any, how: Projection, batching: Batching | None) -> StateSums:
     """Sums over all real tokens; of a fitted projection, over those of every second text."""
+    return within_memory(WHAT, pair.student, lambda: _summed(pair, layer_map, how, batching))
+
+
+def _summed(pair: ModelPair, layer_map: Any, how: Projection, batching: Batching | None) -> StateSums:
     for model in (pair.student, pair.teacher):
         check_reads_texts(model, WHAT)
     judged = range(len(pair.texts))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
+from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.texts import Texts, TextsLike, read_texts
 from pytest_bertology.errors import UndefinedScore
 from pytest_bertology.heads import HeadScores
@@ -35,9 +36,14 @@ def pattern_mass(
     check_has_heads(model)
     found = as_pattern(pattern, model.needs_tokenizer)
     read = read_texts(model, texts)
-    sums = _Sums(model, read, found)
     what = f"attention on {found.name}"
-    attend(model, read, sums.add, what=what, batching=batching)
+
+    def summed() -> _Sums:
+        sums = _Sums(model, read, found)
+        attend(model, read, sums.add, what=what, batching=batching)
+        return sums
+
+    sums = within_memory(what, model, summed)
     if not sums.counted:
         raise UndefinedScore(what, f"no token of {read.name} has anything to attend to by that pattern")
     if not sums.totals.any() and sums.behind == 0:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pytest_bertology.engine.batching import Batch, Batching, batches, budget
 from pytest_bertology.engine.encoding import IGNORED, Encoded, Example
+from pytest_bertology.engine.memory import note_batch
 from pytest_bertology.engine.objectives import at_judged_tokens
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.sampling import accepts
@@ -144,6 +145,7 @@ def _ends_batch(
 ) -> Batch:
     """What follows the starts at `rows`; padding within and after starts stands in the mask."""
     longest = max(len(end) for _, _, end in ends)
+    note_batch(len(ends), longest)
     padding = int(starts.inputs["input_ids"][0, 0])
     ids = torch.tensor([(*end, *(padding,) * (longest - len(end))) for _, _, end in ends], device=model.device)
     real = torch.arange(longest, device=model.device) < torch.tensor(
