@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import figures, options
+from pytest_bertology.plugin import figures, options, workers
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
     _bertology_mask_of_test,
@@ -74,6 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[session_key] = session = Session(config, options.Settings(config))
     session.stack.enter_context(methods_from(lambda name: own_methods(config, name)))
     figures.enable(config, session.settings)
+    workers.enable(config, session.settings, _concerns)
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
 
@@ -204,7 +205,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gathered = config.stash[_gathered_key]
     if gathered.problems:
         session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
-    if not path or hasattr(config, "workerinput"):
+    if not path or workers.is_worker(config):
         return
     try:
         gathered.write(Path(path), config.stash[session_key].settings, exitstatus)

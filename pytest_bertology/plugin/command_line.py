@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_bertology.plugin.options import BY_NAME, Settings
+from pytest_bertology.plugin.workers import ungrouped
 
 _OUTPUTS = ("report_json", "report_html", "report_markdown", "figures", "update", "update_in_ci", "remove_unused")
 
@@ -46,7 +47,7 @@ def rerun_command(item: pytest.Item, settings: Settings) -> str:
 
 def _from_here(item: pytest.Item) -> str:
     """The test's id, its file relative to where pytest was started."""
-    file, *test = item.nodeid.split("::", maxsplit=1)
+    file, *test = ungrouped(item.nodeid).split("::", maxsplit=1)
     started = item.config.invocation_params.dir
     if item.config.rootpath != started:
         file = Path(os.path.relpath(item.config.rootpath / file, started)).as_posix()

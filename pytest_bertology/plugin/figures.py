@@ -13,6 +13,7 @@ import pytest
 
 from pytest_bertology.errors import MissingExtra
 from pytest_bertology.plugin.options import Settings
+from pytest_bertology.plugin.workers import ungrouped
 
 if TYPE_CHECKING:
     from pytest_bertology.engine.announcing import Announcement
@@ -54,7 +55,7 @@ class Figures:
         """Draw what a test computed once it is torn down; the report says which files, in workers too."""
         report = yield
         if call.when == "teardown" and self._heard:
-            report.bertology_figures = self._write(item.nodeid)
+            report.bertology_figures = self._write(ungrouped(item.nodeid))
             self._heard.clear()
         return report
 

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_bertology.files import written_whole
 from pytest_bertology.plugin.options import Settings
+from pytest_bertology.plugin.workers import ungrouped
 
 SCHEMA = "pytest-bertology report 1"
 
@@ -38,15 +39,19 @@ class Gathered:
         verdicts = getattr(report, "bertology_verdicts", None)
         if verdicts is None or (report.passed and report.when != "call"):
             return
-        if report.when == "teardown" and report.nodeid in self.tests:
-            self.tests[report.nodeid]["outcome"] = "error"
-            return
-        self.tests[report.nodeid] = {
-            "test": report.nodeid,
-            "outcome": _outcome(report),
-            "seconds": round(report.duration, 3),
-            "verdicts": verdicts,
-        }
+        name = ungrouped(report.nodeid)
+        known = self.tests.get(name, {"test": name, "seconds": 0.0, "verdicts": []})
+        crashed = getattr(report, "bertology_crashed", known.get("crashed"))
+        if hasattr(report, "bertology_crashed") or (report.when == "teardown" and name in self.tests):
+            found = {**known, "outcome": "error"}
+        else:
+            found = {
+                "test": name,
+                "outcome": _outcome(report) if crashed is None else "error",
+                "seconds": round(report.duration, 3),
+                "verdicts": verdicts,
+            }
+        self.tests[name] = found if crashed is None else {**found, "crashed": crashed}
 
     def write(self, path: Path, settings: Settings, exit_status: int) -> None:
         """Write everything as JSON, whole or not at all."""
@@ -67,6 +72,9 @@ class Gathered:
         lines = _baselines(verdict for _, verdict in rows)
         for test, verdict in rows:
             lines.append(_line(test, verdict))
+        for name, test in sorted(self.tests.items()):
+            if "crashed" in test:
+                lines.append(f"  FAILED  {_short(name)}: crashed: {test['crashed']}")
         if self.figures:
             count = len(set(self.figures))
             lines.append(f"{count} figure{'s' if count != 1 else ''} in {Path(self.figures[0]).parent}")
@@ -132,13 +140,18 @@ def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
             masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{_probed(verdict)})"
     times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
-    file, *function = test["test"].split("::", maxsplit=1)
-    name = "::".join([file.split("/")[-1], *function])
+    name = _short(test["test"])
     observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
     least = "at least " if early else ""
     return (
         f"  {outcome} {name}: {judged} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
     )
+
+
+def _short(test: str) -> str:
+    """A test's id without the folders of its file."""
+    file, *function = test.split("::", maxsplit=1)
+    return "::".join([file.split("/")[-1], *function])
 
 
 def _probed(verdict: dict[str, Any]) -> str:
