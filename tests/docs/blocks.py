@@ -1,0 +1,84 @@
+"""The fenced blocks of a Markdown page, with what HTML comments before them say of them.
+
+A comment directly before a block tells the tests what to do with it, and readers of the site do not see it, but for the
+first:
+
+    <!-- not run: REASON -->    the block is not run; the site shows the reason
+    <!-- fails -->              a test fails in the pytest session that the block's last command starts
+    <!-- exit: N -->            the block's last command ends with this status
+    <!-- raises: NAME -->       the block ends with this error, whose message is its output
+    <!-- message of: CALL -->   the block shows the message of an error made by this call
+    <!-- excerpt -->            the block repeats a part of what another page shows
+
+A Python, TOML, INI or YAML block with a title (```python title="test_release.py"), or whose first line is a comment with
+a file's name alone, is a file that the page's commands find in their folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+
+_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w+-]*)(?P<rest>.*)$")
+_COMMENT = re.compile(r"^\s*<!-- (?P<text>.+) -->\s*$")
+_TITLE = re.compile(r'title="(?P<title>[^"]+)"')
+_NAMED = re.compile(r"^# (?P<title>[\w./-]+\.(py|toml|ini|yml|yaml))$")
+_DIRECTIVES = ("not run: ", "fails", "exit: ", "raises: ", "message of: ", "excerpt", "ci", "table of ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block."""
+
+    page: Path
+    line: int
+    """Of its opening fence, counted from 1."""
+    language: str
+    text: str
+    title: str | None
+    directives: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
+
+    def says(self, directive: str) -> str | None:
+        """What a directive of this name says; "" where it says no more than its name; None where there is none."""
+        for found in self.directives:
+            name, _, rest = found.partition(":")
+            if name == directive:
+                return rest.strip()
+        return None
+
+    @property
+    def not_run(self) -> str | None:
+        """The reason why it is not run, if it is not."""
+        return "run by .ci/run in a fresh environment" if self.says("ci") is not None else self.says("not run")
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """All fenced blocks of a page, in order. Raises AssertionError for a comment that looks like a misspelt directive."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    directives: list[str] = []
+    index = 0
+    while index < len(lines):
+        comment, fence = _COMMENT.match(lines[index]), _FENCE.match(lines[index])
+        if comment:
+            directives.append(comment["text"])
+            assert comment["text"].startswith(_DIRECTIVES), f"{page}:{index + 1}: unknown directive {comment['text']!r}"
+        elif fence:
+            end = next(i for i in range(index + 1, len(lines)) if lines[i].strip() == fence["ticks"])
+            text = dedent("\n".join(lines[index + 1 : end]))
+            titled = _TITLE.search(fence["rest"]) or _NAMED.match(text.split("\n")[0])
+            title = titled["title"] if titled else None
+            yield Block(page, index + 1, fence["language"], text, title, tuple(directives))
+            directives, index = [], end
+        elif lines[index].strip():
+            directives = []
+        index += 1
