@@ -73,16 +73,16 @@ def exact_p_value(worse: int, better: int, n: int, margin: float, confidence: fl
     return greatest_share(region(n, tango_bound(worse, better, n, confidence), confidence), n, margin)
 
 
-def region(n: int, limit: float, confidence: float) -> Array:
+def region(n: int, limit: float, confidence: float, most: int | None = None) -> Array:
     """(n + 1,) for each number of improved examples, with how many worse ones at most Tango's bound is at most `limit`.
 
-    −1 where not even without any.
+    −1 where not even without any. Numbers of improved examples above `most` are left out.
     """
-    better = np.arange(n + 1)
+    better = np.arange(n + 1 if most is None else min(n, most) + 1)
     if limit >= 1.0:
         return n - better
     z, delta = float(special.ndtri(confidence)), limit + _TIE
-    holds, fails = np.full(n + 1, -1), n - better + 1
+    holds, fails = np.full(len(better), -1), n - better + 1
     while (fails - holds > 1).any():
         middle = (holds + fails) // 2
         held = tango_score(middle, better, n, delta) <= -z
@@ -122,9 +122,8 @@ def greatest_share(outcomes: Array, n: int, drop: float) -> float:
 
 def share(outcomes: Array, n: int, drop: float, better_rates: Array) -> Array:
     """(rates,) how often `outcomes` (a `region`) come about, where that share of the examples improves."""
-    mean, spread = n * better_rates, np.sqrt(n * better_rates * (1.0 - better_rates))
-    first = np.maximum(0, mean - _TAIL * spread - _AT_LEAST).astype(np.int64)
-    last = np.minimum(n, mean + _TAIL * spread + _AT_LEAST).astype(np.int64)
+    first = most_likely(n, better_rates, -1.0)
+    last = np.minimum(len(outcomes) - 1, most_likely(n, better_rates, 1.0))
     sizes = last - first + 1
     starts = np.cumsum(sizes) - sizes
     better = np.arange(sizes.sum()) - np.repeat(starts - first, sizes)
@@ -134,6 +133,12 @@ def share(outcomes: Array, n: int, drop: float, better_rates: Array) -> Array:
     among = np.clip((rates + drop) / np.maximum(1.0 - rates, 1e-300), 0.0, 1.0)
     held = np.where(most >= 0, special.bdtr(np.maximum(most, 0), n - better, among), 0.0)
     return np.add.reduceat(chance * held, starts)
+
+
+def most_likely(n: int, rates: Array, side: float) -> Array:
+    """The fewest (side −1) and most (1) of `n` examples that come about at these rates, but for a negligible rest."""
+    spread = _TAIL * np.sqrt(n * rates * (1.0 - rates)) + _AT_LEAST
+    return np.clip(n * rates + side * spread, 0, n).astype(np.int64)
 
 
 @lru_cache(maxsize=64)
