@@ -8,9 +8,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,12 +22,14 @@ import transformers
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded
+from pytest_bertology.engine.memory import within_memory
+from pytest_bertology.engine.progress import waiting
 from pytest_bertology.errors import BertologyWarning
-from pytest_bertology.files import written_whole
+from pytest_bertology.files import locked, remove_stale, written_whole
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
 
-_SCHEMA = "pytest-bertology results 1"
+_SCHEMA = "pytest-bertology results 2"
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """What can be stored: named arrays of numbers."""
@@ -34,8 +38,10 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 class ResultStore:
     """Results in memory, the least recently used forgotten beyond `memory` bytes; with a folder, on disk as well.
 
-    Several processes may share the folder: an entry is written whole, under a temporary name, and renamed. Each entry
-    carries the SHA-256 of its content; a damaged one is computed again and replaced.
+    Several processes may share the folder: an entry is computed by one, and the others wait for it or take it; it is
+    written whole, under a temporary name, and renamed. Each carries a SHA-256 of its key and content: a damaged one, or
+    one that belongs elsewhere, is computed again and replaced. Where the folder cannot be written (a full disk, a
+    read-only one), results are held in memory alone, and a warning is given, once.
     """
 
     def __init__(self, folder: Path | None = None, memory: int = 256 * 2**20) -> None:
@@ -47,15 +53,26 @@ class ResultStore:
         self._memory = memory
         self._held: OrderedDict[str, Arrays] = OrderedDict()
         self._lock = Lock()
+        self._under_way: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        """A lock for each key that a thread is about, of a store without a folder."""
+        self._warned: set[str] = set()
+        self._swept: set[Path] = set()
+        """Folders that were looked through for what killed processes left."""
 
-    def get(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The results stored under `key`, else those that `compute` gives, which are then stored."""
+    def get(self, key: str, compute: Callable[[], Arrays], title: str = "a result") -> Arrays:
+        """The results stored under `key`, else those that `compute` gives, which are then stored.
+
+        While another thread or process computes them, they are waited for; `title` says what, to who watches.
+        """
         found = self.find(key)
         if found is None:
-            found = compute()
-            self.computed += 1
-            self._write(key, found)
-            self._hold(key, found)
+            with self._alone(key, title):
+                found = self.find(key)  # another may have been first
+                if found is None:
+                    found = compute()
+                    self.computed += 1
+                    self._hold(key, found)
+                    self._write(key, found)
         return found
 
     def find(self, key: str) -> Arrays | None:
@@ -68,6 +85,19 @@ class ResultStore:
             self.reused += 1
             self._hold(key, found)
         return found
+
+    @contextmanager
+    def _alone(self, key: str, title: str) -> Iterator[None]:
+        """Let one at a time work on this key. No deadlock: what a result is made from is never made from the result."""
+        path = self._path(key)
+        if path is not None:
+            with locked(path, partial(waiting, title)):
+                yield
+            return
+        with self._lock:
+            lock = self._under_way.setdefault(key, RLock())
+        with lock:
+            yield
 
     def _hold(self, key: str, results: Arrays) -> None:
         for array in results.values():
@@ -87,14 +117,14 @@ class ResultStore:
             return None
         try:
             content = path.read_bytes()
-            if hashlib.sha256(content[32:]).digest() != content[:32]:
+            if _seal(key, content[32:]) != content[:32]:
                 raise ValueError("its checksum does not fit")
             with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
                 return dict(arrays)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            warnings.warn(f"the stored result {path} is damaged ({error}); computing it again", BertologyWarning, 2)
+            self._warn("damaged", f"the stored result {path} is damaged ({error}); computing it again, and any others")
             return None
 
     def _write(self, key: str, results: Arrays) -> None:
@@ -108,10 +138,25 @@ class ResultStore:
         content = buffer.getvalue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._swept:
+                self._swept.add(path.parent)
+                remove_stale(path.parent)
             with written_whole(path) as temporary:
-                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+                temporary.write_bytes(_seal(key, content) + content)
         except OSError as error:
-            warnings.warn(f"the result could not be stored in {path.parent} ({error})", BertologyWarning, 2)
+            where = f"{path.parent} ({error})"
+            self._warn("unwritten", f"a result could not be stored in {where}; it is held in memory, as are any others")
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn once: what is wrong with a folder is wrong with each of its thousand entries."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(text, BertologyWarning, stacklevel=4)
+
+
+def _seal(key: str, content: bytes) -> bytes:
+    """32 bytes that fit this content under this key alone."""
+    return hashlib.sha256(key.encode() + b"\n" + content).digest()
 
 
 def result_key(what: str, model: ModelUnderTest, encoded: Encoded, mask: HeadMask | None, batching: Batching) -> str:
@@ -158,11 +203,12 @@ def computed_once(
 ) -> Arrays:
     """The current store's answer; computed anew where hooks of others on the model may change what it gives."""
     model = inputs[0]
+    fitting = partial(within_memory, what.partition(",")[0], model, compute)
     if model.altered():
-        return compute()
+        return fitting()
     with model.frozen():
         key = result_key(what, *inputs)
-    return current_store().get(key, compute)
+    return current_store().get(key, fitting, f"{what.partition(',')[0]} of {model.name}")
 
 
 def stored(what: str, inputs: tuple[ModelUnderTest, Encoded, HeadMask | None, Batching]) -> Arrays | None:

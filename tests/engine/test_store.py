@@ -39,9 +39,9 @@ def entry(folder: Path) -> Path:
     return found
 
 
-def sealed(content: bytes) -> bytes:
+def sealed(content: bytes, key: str = KEY) -> bytes:
     """Content as the store keeps it, with a checksum that fits."""
-    return hashlib.sha256(content).digest() + content
+    return hashlib.sha256(key.encode() + b"\n" + content).digest() + content
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -146,7 +146,7 @@ def test_an_entry_is_a_checksum_and_an_npz_of_exactly_the_arrays(tmp_path):
 
     content = entry(tmp_path).read_bytes()
 
-    assert content[:32] == hashlib.sha256(content[32:]).digest()
+    assert content == sealed(content[32:])
     with np.load(io.BytesIO(content[32:]), allow_pickle=False) as arrays:
         assert {name: arrays[name].tolist() for name in arrays} == {"scores": [7.0] * 3, "counts": [0, 1]}
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [entry(tmp_path)]
@@ -165,8 +165,23 @@ def test_an_entry_is_a_checksum_and_an_npz_of_exactly_the_arrays(tmp_path):
         lambda content: sealed(b"garbage" * 50),
         lambda content: sealed(b"PK\x03\x04 but no zip file"),
         lambda content: sealed(pickle.dumps({"scores": 9.0})),
+        lambda content: sealed(content[32:], "cd" * 32),
+        lambda content: content[32:],
     ],
-    ids=["empty", "short", "truncated", "last bit", "some bit", "garbage", "hollow", "sealed", "not zip", "pickle"],
+    ids=[
+        "empty",
+        "short",
+        "truncated",
+        "last bit",
+        "some bit",
+        "garbage",
+        "hollow",
+        "sealed",
+        "not zip",
+        "pickle",
+        "of another key",
+        "of another program",
+    ],
 )
 def test_a_damaged_entry_is_computed_again_and_replaced(tmp_path, damage):
     ResultStore(tmp_path).get(KEY, Counted(7.0))
