@@ -419,6 +419,8 @@ __all__ = [
 ]
 
 
+_answering: list[Any] = []
+"""Who answers calls of public functions, where results of earlier runs are kept (`deferred`)."""
 _FUNCTIONS = frozenset(name for name in _HOMES if name[0].islower())
 
 
@@ -434,6 +436,8 @@ class _Deferred:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
+        if _answering:
+            return _answering[-1](self.__name__, lambda: self._function, args, kwargs)
         return self._function(*args, **kwargs)
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ LAYERS = (
     "search",
     "checks",
     "report",
+    "baselines",
     "deferred",
     "strategies",
     "embedded",

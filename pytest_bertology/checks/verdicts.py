@@ -95,12 +95,28 @@ def accepting_inconclusive() -> Iterator[None]:
         _accepted.pop()
 
 
+def tell(verdict: Verdict) -> None:
+    """Tell the listeners."""
+    for listener in tuple(_listeners):
+        listener(verdict)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Tell nobody of the verdicts within the context."""
+    before = _listeners[:]
+    _listeners.clear()
+    try:
+        yield
+    finally:
+        _listeners[:] = before
+
+
 def give(verdict: Verdict, explain: Callable[[], str]) -> None:
     """Tell the listeners; raise CheckFailed, or Inconclusive, with the explanation where the check did not hold."""
     __tracebackhide__ = True
     told = verdict if verdict.passed else replace(verdict, message=explain())
-    for listener in tuple(_listeners):
-        listener(told)
+    tell(told)
     if told.passed:
         return
     if told.inconclusive and _accepted:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from pytest_bertology.errors import InvalidGate
 
@@ -29,20 +29,39 @@ class Announcement:
     task: str
     state: str = ""
     """What was changed of the model: heads masked, layers skipped, states erased, attention changed."""
+    picture: dict[str, str] | None = None
+    """Of a result that is known from an earlier run, and not there itself: how it was drawn."""
 
 
-_listeners: list[Callable[[Announcement], None]] = []
+_Listener: TypeAlias = Callable[[Announcement], None]
+_listeners: list[tuple[_Listener, str]] = []
 _within: ContextVar[bool] = ContextVar("within an announced measure", default=False)
 
 
 @contextmanager
-def listening(listener: Callable[[Announcement], None]) -> Iterator[None]:
-    """Pass every result announced within the context to `listener`."""
-    _listeners.append(listener)
+def listening(listener: _Listener, *, wants: Literal["values", "pictures", "nothing"] = "values") -> Iterator[None]:
+    """Pass every result announced within the context to `listener`.
+
+    One that wants "pictures" is content with how a result of an earlier run was drawn; one that wants "nothing" is not
+    told of such results.
+    """
+    _listeners.append((listener, wants))
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.remove((listener, wants))
+
+
+def heard(wants: str) -> bool:
+    """Whether there are listeners of this kind."""
+    return any(each == wants for _, each in _listeners)
+
+
+def pictured(announcement: Announcement) -> None:
+    """Tell those who want pictures of a result that is known from an earlier run."""
+    for listener, wants in tuple(_listeners):
+        if wants == "pictures":
+            listener(announcement)
 
 
 @contextmanager
@@ -111,5 +130,5 @@ def state_of(model: Any) -> str:
 
 
 def _tell(announcement: Announcement) -> None:
-    for listener in tuple(_listeners):
+    for listener, _ in tuple(_listeners):
         listener(announcement)

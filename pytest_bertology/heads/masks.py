@@ -162,3 +162,12 @@ def _read_head_map(counts: object, kept: object, source: str) -> HeadMap:
         return HeadMap(counts, [as_head(head) for head in kept])  # type: ignore[arg-type,attr-defined]
     except (NotAHead, TypeError):
         raise InvalidMaskFile(source, '"kept" must list the heads of a cut model as [layer, head] pairs') from None
+
+
+def as_mask(heads: HeadMap, mask: HeadMask | Iterable[HeadLike]) -> HeadMask:
+    """A mask of these heads, from a mask or from the heads to mask; raises MaskOfAnotherModel."""
+    if not isinstance(mask, HeadMask):
+        return HeadMask.without(heads, mask)
+    if mask.heads != heads:
+        raise MaskOfAnotherModel(mask.heads.identify(), heads.identify())
+    return mask

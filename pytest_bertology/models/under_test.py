@@ -25,11 +25,11 @@ from pytest_bertology.errors import (
     CannotSave,
     InvalidArgument,
     InvalidGate,
-    MaskOfAnotherModel,
     NoTokenizer,
     SelfCheckFailed,
 )
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask, Unit, UnitMap
+from pytest_bertology.heads.masks import as_mask
 from pytest_bertology.models import compiling, intervening, state
 from pytest_bertology.models import erasing as erasing_of
 from pytest_bertology.models import skipping as skipping_of
@@ -301,11 +301,7 @@ class ModelUnderTest(ChangesAttention, erasing_of.ErasesStates):
 
     def as_mask(self, mask: HeadMask | Iterable[HeadLike]) -> HeadMask:
         """A mask of this model's heads, from a mask or from the heads to mask."""
-        if not isinstance(mask, HeadMask):
-            return HeadMask.without(self.heads, mask)
-        if mask.heads != self.heads:
-            raise MaskOfAnotherModel(mask.heads.identify(), self.heads.identify())
-        return mask
+        return as_mask(self.heads, mask)
 
     def idle_heads(self) -> tuple[Head, ...]:
         """Heads that the load-time proof saw move nothing, in the map's order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,10 +76,12 @@ def head_importance(
     control; or a method of your own (hook ``pytest_bertology_importance_method``). ``.top(k)``, ``.rank(head)`` and
     ``.normalized()`` read it; ``assert_heads_in_top`` and ``assert_ranking_agrees`` judge it.
     """
-    from pytest_bertology.measures.importance import head_importance as measure
+    from pytest_bertology import head_importance as measure
+    from pytest_bertology.deferred.handles import is_loaded
 
     method = getattr(request, "param", None) or _session(request).settings.value("importance")
-    with _clear_errors(), bertology_model.exactly(None):
+    # A model that was not loaded yet has no mask in force: fixtures come before those of a test.
+    with _clear_errors(), bertology_model.exactly(None) if is_loaded(bertology_model) else nullcontext():
         return measure(bertology_model, bertology_task, method)
 
 
@@ -93,9 +95,10 @@ def attention_maps(bertology_model: ModelUnderTest) -> Callable[..., AttentionMa
     ``limit=`` bytes (512 MiB) are refused beforehand. For figures over many texts take ``attention_statistics``,
     which keeps no maps.
     """
+    from pytest_bertology.deferred.handles import unwrapped
     from pytest_bertology.measures.attention_maps import AttentionMaps
 
-    return partial(AttentionMaps, bertology_model)
+    return partial(AttentionMaps, unwrapped(bertology_model))
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +110,10 @@ def hidden_states(bertology_model: ModelUnderTest) -> Callable[..., HiddenStates
     names the tokens. The model runs when a layer is asked for, under the masks in force then; more than ``limit=``
     bytes (512 MiB) are refused beforehand.
     """
+    from pytest_bertology.deferred.handles import unwrapped
     from pytest_bertology.measures.hidden_states import HiddenStates
 
-    return partial(HiddenStates, bertology_model)
+    return partial(HiddenStates, unwrapped(bertology_model))
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_bertology.names import EMBEDDED
+from pytest_bertology.plugin import workers
 from pytest_bertology.plugin.options import Settings
 
 if TYPE_CHECKING:
+    from pytest_bertology.deferred.memory import Memory
     from pytest_bertology.heads import HeadMask
     from pytest_bertology.models import ModelUnderTest
     from pytest_bertology.models.state import ModelState
@@ -47,9 +49,28 @@ class Session:
     """What is in force during the call of a test under way."""
     stack: ExitStack = field(default_factory=ExitStack)
     started: bool = False
+    handles: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """What stands for models that a folder of results knows."""
+    memory: Memory | None = None
+    """Answers of earlier runs, where results are kept in a folder."""
+
+    @property
+    def store_folder(self) -> Path | None:
+        """Where results are kept across sessions, or shared by workers of this one; None for nowhere."""
+        return workers.store_folder(self.config, self.settings)
+
+    def remember(self) -> None:
+        """Answer what earlier sessions computed, where results are kept; not where this machine is measured."""
+        if self.store_folder is None or self.settings.value("noise_floor") or self.memory is not None:
+            return
+        from pytest_bertology.deferred.memory import Memory, remembering
+
+        decisive = {name: self.settings.value(name) for name in _DECISIVE}
+        self.memory = Memory(self.store_folder, repr(sorted(decisive.items())), self.start)
+        self.stack.enter_context(remembering(self.memory))
 
     def start(self) -> None:
-        """Set up the result store and progress, once, when the first model or task is asked for."""
+        """Set up the result store and progress, once, when the first result has to be computed."""
         if self.started:
             return
         self.started = True
@@ -57,13 +78,13 @@ class Session:
         from pytest_bertology.engine.store import ResultStore, using_store
         from pytest_bertology.plugin.progress import terminal_progress
 
-        folder = self.settings.value("store")
-        self.stack.enter_context(using_store(ResultStore(Path(folder) if folder else None)))
+        self.stack.enter_context(using_store(ResultStore(self.store_folder)))
         self.stack.enter_context(reporting_to(terminal_progress(self.config)))
 
     def close(self) -> None:
         """Give everything back."""
         self.models.clear()
+        self.handles.clear()
         self.tasks.clear()
         self.stack.close()
 
@@ -73,33 +94,52 @@ class Session:
         Skips the test where no model is named, or a GPU is asked for and there is none.
         """
         source = self._source() if source is None else source
-        self.start()
         chosen = {name: self.settings.value(name) for name in _MODEL_OPTIONS} | options
         self._needs_gpu(chosen["device"])
         if not isinstance(source, str | Path):
+            self.start()
             return self._live(source, chosen)
         folder = Path(source)
         place = str(folder.resolve()) if folder.is_dir() else str(source)
         key = (place, *((name, repr(chosen[name])) for name in sorted(chosen)))
+        if key not in self.handles:
+            self.handles[key] = self._handle(key, str(source), chosen)
+        return cast("ModelUnderTest", self.handles[key])
+
+    def _handle(self, key: tuple[Any, ...], source: str, chosen: Mapping[str, Any]) -> Any:
+        """The model itself; or what stands for it, where results are kept and its files say which they are."""
+
+        def load() -> ModelUnderTest:
+            return self._loaded(key, source, chosen)
+
+        self.remember()
+        if self.memory is None or self.config.hook.pytest_bertology_load_model.get_hookimpls():
+            return load()
+        from pytest_bertology.deferred.models import model_handle
+
+        return model_handle(source, chosen, load, self.memory)
+
+    def _loaded(self, key: tuple[Any, ...], source: str, chosen: Mapping[str, Any]) -> ModelUnderTest:
+        self.start()
         if key not in self.models:
             from pytest_bertology.models.state import ModelState
 
-            model = self._load(str(source), chosen)
-            self.models[key] = LoadedModel(model, str(source), chosen, ModelState.capture(model.model))
+            model = self._load(source, chosen)
+            self.models[key] = LoadedModel(model, source, chosen, ModelState.capture(model.model))
         return self.models[key].model
 
     def handed_out(self, model: ModelUnderTest) -> None:
         """Note the model of `bertology_model`; asked for within a call (`request.getfixturevalue`), mask it now."""
         self.given = model
-        if self.call is not None:
-            self.call.enter_context(model.masked(self.mask(model)))
+        if self.call is not None and (mask := self.asked_mask(model)) is not None:
+            self.call.enter_context(model.masked(mask))
 
     @contextmanager
     def calling(self, unnamed: bool) -> Iterator[ExitStack]:
         """What is in force during a test's call; `unnamed`: it may ask for `bertology_model` while it runs."""
         with ExitStack() as stack:
-            if unnamed and self.given is not None:
-                stack.enter_context(self.given.masked(self.mask(self.given)))
+            if unnamed and self.given is not None and (mask := self.asked_mask(self.given)) is not None:
+                stack.enter_context(self.given.masked(mask))
             self.call = stack if unnamed else None
             try:
                 yield stack
@@ -108,7 +148,7 @@ class Session:
 
     def adopt(self, model: Any) -> None:
         """Look after a model that a fixture of the user's own gives, as after one the session loaded."""
-        if model is None:
+        if model is None or model in self.handles.values():
             return
         from pytest_bertology.models import ModelUnderTest
         from pytest_bertology.models.state import ModelState
@@ -161,7 +201,9 @@ class Session:
         source = chosen.pop("task")
         if source is None:
             pytest.skip("no task to judge models on: give --bertology-task (a file, a hub name, or 'embedded')")
-        self.start()
+        self.remember()
+        if self.memory is None:
+            self.start()
         key = (repr(source), *((name, repr(value)) for name, value in sorted(chosen.items())))
         if key not in self.tasks:
             self.tasks[key] = _load_task(source, chosen)
@@ -171,13 +213,22 @@ class Session:
         """The head mask to test `model` under: the marker's, else the file's, else the hook's, else none masked."""
         from pytest_bertology.heads import HeadMask
 
+        asked = self.asked_mask(model, heads_masked)
+        return HeadMask.keep_all(model.heads) if asked is None else asked
+
+    def asked_mask(self, model: ModelUnderTest, heads_masked: Any = None) -> HeadMask | None:
+        """`mask`, where somebody asks for one."""
         if heads_masked is not None:
             return model.as_mask(heads_masked)
         file = self.settings.value("head_mask")
         if file is not None:
+            from pytest_bertology.heads import HeadMask
+
             return HeadMask.from_json(Path(file).read_text(encoding="utf-8"), model.heads, source=str(file))
+        if not self.config.hook.pytest_bertology_head_mask.get_hookimpls():
+            return None
         found = self.config.hook.pytest_bertology_head_mask(model=model, config=self.config)
-        return HeadMask.keep_all(model.heads) if found is None else model.as_mask(found)
+        return None if found is None else model.as_mask(found)
 
     def _source(self) -> str:
         models = self.settings.value("model")
@@ -223,6 +274,8 @@ class Session:
 
 
 _MODEL_OPTIONS = ("kind", "tokenizer", "revision", "device", "dtype", "trust_remote_code")
+_DECISIVE = ("inconclusive", "correction", "update", "reference")
+"""Settings that decide what a check says of the same results."""
 _TASK_OPTIONS = ("task", "split", "text", "label", "metric")
 
 
