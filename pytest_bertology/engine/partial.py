@@ -30,16 +30,33 @@ def run_in_parts(
     noise. Returns the positions that were run, ascending, and their results in that order. Raises as `run` does.
     """
     model, encoded, mask, batching = inputs
+    ran = 0
+    with tracked(where, len(encoded.examples)) as show:
+
+        def run_part(positions: npt.NDArray[Any]) -> RawResults:
+            nonlocal ran
+            with reporting_to(lambda title, total: nullcontext(lambda count: show(ran + count))):
+                part = run(model, encoded, mask, batching, where, positions=positions.tolist())
+            ran += len(positions)
+            return part
+
+        return in_parts(run_part, next_part, learn)
+
+
+def in_parts(
+    part_at: Callable[[npt.NDArray[Any]], RawResults],
+    next_part: Callable[[], npt.NDArray[Any]],
+    learn: Callable[[npt.NDArray[Any], RawResults], bool],
+) -> tuple[tuple[int, ...], RawResults]:
+    """`run_in_parts` with any way to have the results of a part: of results that are known, those at its positions."""
     done: list[int] = []
     parts: list[RawResults] = []
-    with tracked(where, len(encoded.examples)) as show:
-        while len(positions := next_part()):
-            with reporting_to(lambda title, total: nullcontext(lambda count: show(len(done) + count))):
-                part = run(model, encoded, mask, batching, where, positions=positions.tolist())
-            done.extend(positions.tolist())
-            parts.append(part)
-            if learn(positions, part):
-                break
+    while len(positions := next_part()):
+        part = part_at(positions)
+        done.extend(positions.tolist())
+        parts.append(part)
+        if learn(positions, part):
+            break
     joined = RawResults(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(RawResults)}
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import encode
-from pytest_bertology.engine.partial import run_in_parts, taken
+from pytest_bertology.engine.partial import in_parts, run_in_parts, taken
 from pytest_bertology.engine.results import RawResults, noise
 from pytest_bertology.engine.store import computed_once, stored
 from pytest_bertology.errors import (
@@ -87,6 +88,8 @@ class Refutation:
     """Where the examples that were run stand in the task."""
     least: float
     """What the judged number (drop or bound, relative or not) is at least."""
+    p_value: float | None = None
+    """What the p-value of H0, that the true drop is the tolerance or more, is at least; None without confidence."""
 
     def __repr__(self) -> str:
         return f"Refutation(at least {self.least:.4f} after {len(self.positions)} of {len(self.baseline)} examples)"
@@ -156,16 +159,20 @@ def retention_or_refutation(
     live = any(head not in model.check.idle for head in mask.touched)
     # Of nearly equal keys, which are the greatest is up to rounding, of which the noise of batching knows nothing.
     live = live and not judged.attention_changed()
-    if live and requirement.provable(baseline.n_labels) and stored("evaluation", inputs) is None:
+    if live and requirement.provable(baseline.n_labels):
         verdict = EarlyVerdict(requirement, baseline.results(), _margins(baseline), noise(judged.dtype))
-        positions, raw = run_in_parts(
-            inputs, task.name, verdict.next_part, lambda at, part: _learned(verdict, at, part)
-        )
+        rules = verdict.next_part, lambda at, part: _learned(verdict, at, part)
+        known = stored("evaluation", inputs)
+        # Known or not, a failure is told the same way: what a test says must not hang on what ran before it, and where.
+        if known is None:
+            positions, raw = run_in_parts(inputs, task.name, *rules)
+        else:
+            positions, raw = in_parts(partial(taken, RawResults(**known)), *rules)
         if verdict.failed and verdict.moved:
             before = replace(baseline, raw=taken(baseline.raw, positions))
             part = Retention(before, replace(before, mask=mask, raw=raw), None)
-            return Refutation(baseline, part, positions, verdict.least)
-        if verdict.moved and not verdict.close:
+            return Refutation(baseline, part, positions, verdict.least, verdict.p_value)
+        if known is None and verdict.moved and not verdict.close:
             computed_once("evaluation", inputs, lambda: vars(raw))
             return _compared(model, baseline, replace(baseline, mask=mask, raw=raw), requirement.confidence)
     masked = replace(evaluate_exactly(judged, task, gates, batching), mask=mask)

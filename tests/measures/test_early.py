@@ -368,14 +368,23 @@ def test_the_verdict_of_a_model_is_that_of_all_the_data(model, task, metric, sha
         assert verdict.observed == pytest.approx(full.observed)
 
 
-def test_full_results_in_the_store_are_used(model, task):
-    evaluate(model, task, HEADS)
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+@pytest.mark.parametrize("tolerance", [0.0, 0.9])
+def test_full_results_in_the_store_are_used_and_the_verdict_is_the_same(model, task, metric, tolerance):
+    options = {"heads": HEADS, "tolerance": tolerance, "metric": metric}
+    with storing(ResultStore()):
+        fresh = verdict_of(model, task, **options)
 
-    verdict = verdict_of(model, task, heads=HEADS, tolerance=0.0)
+    with storing(ResultStore()) as store:
+        evaluate(model, task)
+        evaluate(model, task, HEADS)
+        ran = store.computed
+        known = verdict_of(model, task, **options)
 
-    assert not verdict.passed
-    assert "examples_needed" not in verdict.details
-    assert verdict.score is not None
+    assert store.computed == ran
+    assert known.passed is fresh.passed
+    assert known.details == pytest.approx(fresh.details, abs=1e-5)
+    assert (known.observed, known.score) == pytest.approx((fresh.observed, fresh.score), abs=1e-5)
 
 
 def test_with_confidence_the_bound_is_at_least_what_is_said(model, task):
