@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pytest_bertology.checks.explain_power import power_rows
 from pytest_bertology.errors import BertologyWarning, InvalidArgument
+from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
@@ -16,6 +19,41 @@ from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, TOKENS, Metr
 
 _FROM_0_TO_1 = tuple(METRICS[name] for name in ("accuracy", "f1", "f1_macro", "f1_micro"))
 _FROM_MINUS_1_TO_1 = tuple(METRICS[name] for name in ("matthews", "pearson", "spearman"))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a tolerance makes of a drop."""
+
+    observed: float
+    """The drop or, with confidence, the upper bound on the true drop; in units of the tolerance."""
+    passed: bool
+    inconclusive: bool
+    """Neither is the true drop surely within the tolerance, nor surely above it."""
+    p_value: float | None
+    """Of H0: the true drop is the tolerance or more; None without confidence."""
+
+    def fields(self) -> dict[str, Any]:
+        """For a Verdict."""
+        return vars(self)
+
+
+def judge(found: Retention, tolerance: float, relative: bool) -> Judgement:
+    """Passed where the upper bound on the true drop is within the tolerance, failed where the lower one is above it.
+
+    Each bound alone is at the confidence that was asked for, and what is neither is inconclusive. The p-value agrees
+    with them: it is at most 1 − confidence just where the check passes. Without confidence the drop itself is judged,
+    and nothing is inconclusive.
+    """
+    scale = found.scale() if relative else 1.0
+    if found.bound is None:
+        observed = found.drop / scale
+        return Judgement(observed, observed <= tolerance + ROUNDING, False, None)
+    limit = (tolerance + ROUNDING) * scale
+    upper = found.bound.upper
+    passed = upper <= limit
+    refuted = not passed and found.bound.lower > limit
+    return Judgement(upper / scale, passed, not passed and not refuted, found.bound.p_value(limit))
 
 
 def check_tolerance(tolerance: float, metric: Metric, relative: bool) -> None:
@@ -86,9 +124,11 @@ def force_details(model: ModelUnderTest) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def drop_details(found: Retention) -> dict[str, Any]:
-    """The drop and its bound, for a verdict."""
+def drop_details(found: Retention, tolerance: float, relative: bool = False) -> dict[str, Any]:
+    """The drop, its bounds and what they could establish, for a verdict."""
     details: dict[str, Any] = {"drop": found.drop}
     if found.bound is not None:
-        details |= {"confidence": found.bound.confidence, "bound": found.bound.upper, "method": found.bound.method}
+        bound = found.bound
+        details |= {"confidence": bound.confidence, "bound": bound.upper, "lower": bound.lower, "method": bound.method}
+        details["power"] = power_rows(found, tolerance, relative)
     return details

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pytest_bertology.checks.drops import judge
+from pytest_bertology.checks.explain_power import power_rows
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import Head, HeadMap, HeadScores
 from pytest_bertology.measures.layer_retention import LayerRetention
@@ -24,10 +26,10 @@ def not_retained(
 ) -> str:
     """The failure page of a retention check."""
     gone = "cut" if structural else "masked"
-    metric = found.baseline.metric.name
     heads = found.heads
     total = len(model.heads)
-    title = f"{metric} is not retained with {len(heads)} of {total} heads {gone} ({len(heads) / total:.0%}{why})"
+    which = f"{len(heads)} of {total} heads {gone} ({len(heads) / total:.0%}{why})"
+    title = f"{retained(found, tolerance, relative)} with {which}"
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
@@ -48,9 +50,7 @@ def layers_not_droppable(
 ) -> str:
     """The failure page of a check on skipped layers."""
     named = [f"{layer[1]} {layer[0]}" if isinstance(layer, tuple) else str(layer) for layer in found.layers]
-    title = (
-        f"{found.baseline.metric.name} is not retained without {len(named)} layer{'s' if len(named) != 1 else ''}{why}"
-    )
+    title = f"{retained(found, tolerance, relative)} without {len(named)} layer{'s' if len(named) != 1 else ''}{why}"
     rows = {
         "model": f"{model.name} ({model.heads.describe()}, {model.dtype} on {model.device})",
         "task": f"{found.baseline.task.name} ({len(found.baseline)} examples)",
@@ -117,22 +117,47 @@ def _bound(found: Retention, tolerance: float, relative: bool) -> dict[str, str]
     """The bound, and what it means where the data and not the model is what falls short."""
     if found.bound is None:
         return {}
-    upper = found.bound.upper / (found.scale() if relative else 1.0)
+    scale = found.scale() if relative else 1.0
+    upper, lower = found.bound.upper / scale, found.bound.lower / scale
     observed = found.relative_drop if relative else found.drop
     said = f"below {_figure(upper, relative)} with {found.bound.confidence:.0%} confidence ({found.bound.method})"
-    if observed <= tolerance < upper:
-        n = len(found.baseline)
+    p_value = judge(found, tolerance, relative).p_value
+    n = len(found.baseline)
+    if lower > tolerance:
+        said += f", and above {_below(lower, relative)} with as much"
+    elif observed <= tolerance < upper:
         said += (
             f". The drop itself is within the tolerance, but {n} examples cannot establish that: the smallest "
             f"tolerance that they could is {_figure(upper, relative)}. Use more examples or that tolerance."
         )
-    return {"true drop": said}
+    elif tolerance < observed:
+        said += f", and above {_below(lower, relative)} with as much: {n} examples cannot tell that it is too large"
+    power = power_rows(found, tolerance, relative)
+    return {
+        "true drop": said,
+        "p": f"{p_value:.2g} (of a true drop of the tolerance or more)",
+        **({"power": "; ".join(power)} if power else {}),
+    }
+
+
+def retained(found: Retention, tolerance: float, relative: bool) -> str:
+    """That the score is not retained, or that it cannot be told."""
+    metric = found.baseline.metric.name
+    if judge(found, tolerance, relative).inconclusive:
+        return f"it cannot be told whether {metric} is retained"
+    return f"{metric} is not retained"
 
 
 def _figure(value: float, relative: bool) -> str:
     """Rounded up in the last digit shown, so that it could be used as the tolerance."""
     scale = 10_000
     rounded = float(np.ceil(value * scale - 1e-9) / scale)
+    return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
+
+
+def _below(value: float, relative: bool) -> str:
+    """Rounded down, so that it stays true."""
+    rounded = float(np.floor(value * 10_000 + 1e-9) / 10_000)
     return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
 
 

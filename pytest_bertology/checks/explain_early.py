@@ -27,6 +27,11 @@ def refuted(
         "task": f"{baseline.task.name} ({len(baseline)} examples)",
         "baseline": f"{baseline.score:.4f}{right}",
         **_least(found, required),
+        **(
+            {}
+            if found.p_value is None
+            else {"p": f"at least {found.p_value:.2g} (of a true drop of the tolerance or more)"}
+        ),
         "decided": _decided(found, required),
         "heads": describe_heads(heads),
         **were(model.heads, heads),
@@ -48,9 +53,12 @@ def _decided(found: Refutation, required: Requirement) -> str:
     n, total = len(found.positions), len(found.baseline)
     judged = "drop" if required.confidence is None else "bound"
     others = "the loss of all the others were 0" if required.by_loss() else "all the others were right"
+    would = f"the {judged} would be at least {_rounded_down(found.least, required.relative)}"
+    if required.confidence is not None:
+        would += f", and the true drop surely above the tolerance ({required.confidence:.0%})"
     return (
-        f"after {n} of {total} examples ({n / total:.0%}): even if {others} the {judged} would be at least "
-        f"{_rounded_down(found.least, required.relative)}. early=False runs them all and shows the whole {judged}."
+        f"after {n} of {total} examples ({n / total:.0%}): even if {others} {would}. early=False runs them all and "
+        f"shows the whole {judged}."
     )
 
 

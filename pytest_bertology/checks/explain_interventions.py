@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_bertology.checks.explain import _bound, _drop, _right, amount, beside, flipped, idle, table, were
+from pytest_bertology.checks.explain import (
+    _bound,
+    _drop,
+    _right,
+    amount,
+    beside,
+    flipped,
+    idle,
+    retained,
+    table,
+    were,
+)
 from pytest_bertology.errors import describe_heads
 from pytest_bertology.heads import Head, HeadScores
 from pytest_bertology.measures.changed_retention import ChangedRetention
@@ -32,7 +43,7 @@ def not_retained(model: ModelUnderTest, found: ChangedRetention, tolerance: floa
         **({"masked too": describe_heads(found.heads)} if found.heads else {}),
         **beside(model),
     }
-    title = f"{found.baseline.metric.name} is not retained with {found.change} in {which}"
+    title = f"{retained(found, tolerance, relative)} with {found.change} in {which}"
     return "\n".join([title, "", *table(rows), *flipped(model, found)])
 
 

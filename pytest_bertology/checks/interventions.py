@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain_interventions as explain
-from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
+from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, judge, warn_of_chance
+from pytest_bertology.checks.evidence import changed_evidence, label_names
 from pytest_bertology.checks.masked import refuse_masked
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.texts import TextsLike
@@ -178,11 +179,9 @@ def _judged(
     """What was found, where it is within the tolerance; raises CheckFailed otherwise."""
     __tracebackhide__ = True
     warn_of_chance(found.baseline)
-    observed = (found.drop if found.bound is None else found.bound.upper) / (found.scale() if relative else 1.0)
     verdict = Verdict(
         check=check,
-        passed=observed <= tolerance + ROUNDING,
-        observed=observed,
+        **judge(found, tolerance, relative).fields(),
         required=f"<= {tolerance:g}",
         judged=("bound on the " if found.bound else "") + ("relative " if relative else "") + "drop",
         model=model.name,
@@ -192,7 +191,13 @@ def _judged(
         score=found.masked.score,
         examples=len(found.baseline),
         heads=tuple(map(str, found.changed)),
-        details={**drop_details(found), "change": found.change, "kept": found.kept, **force_details(model)},
+        evidence=changed_evidence(found.baseline, found.masked, label_names(model)),
+        details={
+            **drop_details(found, tolerance, relative),
+            "change": found.change,
+            "kept": found.kept,
+            **force_details(model),
+        },
     )
     give(verdict, lambda: explain.not_retained(model, found, tolerance, relative, why))
     return found

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain
-from pytest_bertology.checks.drops import check_tolerance, drop_details
+from pytest_bertology.checks.drops import check_tolerance, drop_details, judge
+from pytest_bertology.checks.evidence import changed_evidence, label_names
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model_and_task
-from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.layer_choice import choose_layers
 from pytest_bertology.measures.layer_retention import LayerRetention, layer_retention
 from pytest_bertology.models import ModelUnderTest
@@ -52,11 +52,9 @@ def assert_layers_droppable(
     check_tolerance(tolerance, task.metric, relative)
     layers, why = _layers(model, task, strategy, count, fraction, stack)
     found = layer_retention(model, task, layers, confidence=confidence)
-    observed = (found.drop if found.bound is None else found.bound.upper) / (found.scale() if relative else 1.0)
     verdict = Verdict(
         check="assert_layers_droppable",
-        passed=observed <= tolerance + ROUNDING,
-        observed=observed,
+        **judge(found, tolerance, relative).fields(),
         required=f"<= {tolerance:g}",
         judged=("bound on the " if found.bound else "") + ("relative " if relative else "") + "drop",
         model=model.name,
@@ -66,7 +64,11 @@ def assert_layers_droppable(
         score=found.masked.score,
         examples=len(found.baseline),
         heads=tuple(map(str, found.heads)),
-        details={**drop_details(found), "layers": [list(x) if isinstance(x, tuple) else x for x in found.layers]},
+        evidence=changed_evidence(found.baseline, found.masked, label_names(model)),
+        details={
+            **drop_details(found, tolerance, relative),
+            "layers": [list(x) if isinstance(x, tuple) else x for x in found.layers],
+        },
     )
     give(verdict, lambda: explain.layers_not_droppable(model, found, tolerance, relative, why))
     return found

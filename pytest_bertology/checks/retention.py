@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain, explain_early
-from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, warn_of_chance
+from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, judge, warn_of_chance
+from pytest_bertology.checks.evidence import changed_evidence, label_names
 from pytest_bertology.checks.verdicts import CheckFailed, Verdict, give
 from pytest_bertology.errors import NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
@@ -53,15 +54,17 @@ def assert_metric_retained(
     the baseline. For a metric where less is better, such as perplexity, the drop is the rise.
 
     With `confidence` the check is a paired non-inferiority test: the upper confidence bound on the true drop must be
-    within the tolerance, and where too few examples are the reason for a failure, the message says which tolerance
-    they could establish.
+    within the tolerance. Where the lower bound is above it the check fails; where neither holds, the data cannot tell,
+    and the check is inconclusive: it raises Inconclusive, a CheckFailed, and says which tolerance so many examples can
+    establish.
 
     With `structural` the heads are cut out, and the cut model is judged instead of the masked one.
 
     A failure comes `early`, as soon as the examples run so far prove it: those that the baseline has wrong come first,
     then the least sure ones, and what is not run counts as right (its loss as 0). The verdict is that of all the data;
     only the drop is then known as "at least", and a loss that is not finite may go unseen. Accuracy and F1, Matthews'
-    correlation of two labels, loss and perplexity can be judged so; early=False runs all the data whatever comes.
+    correlation of two labels, loss and perplexity can be judged so, with confidence only the accuracy of whole
+    examples; early=False runs all the data whatever comes.
 
     Raises CheckFailed (an AssertionError) where the check does not hold, InvalidArgument or NoHeadSelected for
     arguments on which it could not fail, MaskNotApplied where the mask changes nothing, CannotPrune (with `structural`)
@@ -135,19 +138,23 @@ def _judged(
 
 
 def _verdict(model: ModelUnderTest, found: Retention, required: Requirement, structural: bool) -> Verdict:
-    scale = found.scale() if required.relative else 1.0
-    observed = (found.drop if found.bound is None else found.bound.upper) / scale
+    tolerance, relative = required.tolerance, required.relative
     return Verdict(
-        passed=observed <= required.limit,
-        observed=observed,
+        **judge(found, tolerance, relative).fields(),
         score=found.masked.score,
-        details=drop_details(found) | force_details(model) | ({"structural": True} if structural else {}),
+        evidence=changed_evidence(found.baseline, found.masked, label_names(model)),
+        details=drop_details(found, tolerance, relative)
+        | force_details(model)
+        | ({"structural": True} if structural else {}),
         **_about(model, found, required),
     )
 
 
 def _early_verdict(model: ModelUnderTest, found: Refutation, required: Requirement, structural: bool) -> Verdict:
-    """Failed; what was observed is the least that it could still have been, and the score is not known."""
+    """Failed; what was observed is the least that it could still have been, and the score is not known.
+
+    So is the p-value: with the examples that were not run it could only be greater.
+    """
     details: dict[str, Any] = {"examples_needed": len(found.positions), "examples": len(found.baseline)}
     if required.confidence is not None:
         details["confidence"] = required.confidence
@@ -155,6 +162,8 @@ def _early_verdict(model: ModelUnderTest, found: Refutation, required: Requireme
         passed=False,
         observed=found.least,
         score=None,
+        p_value=found.p_value,
+        evidence=changed_evidence(found.part.baseline, found.part.masked, label_names(model), found.positions),
         details=details | force_details(model) | ({"structural": True} if structural else {}),
         **_about(model, found, required),
     )

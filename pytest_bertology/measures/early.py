@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_bertology.errors import UndefinedScore
-from pytest_bertology.statistics import tango_upper_bound
-from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, REGRESSION, TOKENS, Array, Metric, Results
+from pytest_bertology.statistics import ProportionDrop, tango_upper_bound
+from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, TOKENS, Array, Metric, Results
 
 ROUNDING = 1e-9
 """A drop of 0.90 - 0.89 is a drop of 0.01, whatever binary fractions make of it."""
@@ -52,34 +52,58 @@ class Requirement:
 
         The metrics named here are never worse for a right prediction instead of a wrong one, or for a smaller loss. A
         function of the user's own may be anything. Predictions of language models are not decided apart from their
-        batch where they are nearly even, and a correlation has no best completion.
+        batch where they are nearly even, and a correlation has no best completion. With confidence a part has to prove
+        that the check is not merely inconclusive, a lower bound on the true drop: only that of accuracy is known to
+        rise with every example that is lost, and to fall with every one that is won.
         """
+        if self.confidence is not None:
+            return self.metric == METRICS["accuracy"] and self.kind == CLASSIFICATION
         if self.by_loss():
-            return self.confidence is None or (
-                self.metric == METRICS["loss"] and self.kind in (CLASSIFICATION, REGRESSION)
-            )
+            return True
         if self.kind not in (CLASSIFICATION, TOKENS):
             return False
-        if self.metric == _MATTHEWS:
-            return n_labels == 2 or self.confidence is not None
-        return self.metric in _BY_HITS
+        return n_labels == 2 if self.metric == _MATTHEWS else self.metric in _BY_HITS
 
     def least(self, baseline: Results, best: Results) -> float:
         """The least that the judged number can be where `best` is the best that the masked results can still be.
 
-        The drop, or a value that its upper confidence bound is at least: Tango's on the examples that became worse
-        (more worse examples raise it, more better ones lower it), the mean difference of losses.
+        The drop, or the upper confidence bound on it.
         """
-        score = self.metric(baseline)
-        scale = abs(score) if self.relative else 1.0
+        if self.confidence is None:
+            return self.metric.drop(self.metric(baseline), self.metric(best)) / self._scale(baseline)
+        return _changed(baseline, best).upper(self.confidence) / self._scale(baseline)
+
+    def p_value(self, baseline: Results, best: Results) -> float | None:
+        """The least that the p-value of H0 (the true drop is the tolerance or more) can be; None without confidence."""
+        if self.confidence is None:
+            return None
+        return _changed(baseline, best).p_value(self.limit * self._scale(baseline), self.confidence)
+
+    def refuted(self, baseline: Results, best: Results) -> tuple[bool, float]:
+        """Whether the check fails, and is not merely inconclusive, even then; and a number that says how near it is.
+
+        The number is compared with the limit: the drop, or about the lower confidence bound on it.
+        """
+        scale = self._scale(baseline)
+        if self.confidence is None:
+            least = self.least(baseline, best)
+            return bool(least > self.limit + _FLOAT * max(1.0, abs(least))), least
+        found = _changed(baseline, best)
+        reversed_ = ProportionDrop(found.better, found.worse, found.n)
+        certain = reversed_.p_value(-self.limit * scale, self.confidence) <= 1.0 - self.confidence
+        near = -tango_upper_bound(found.better, found.worse, found.n, self.confidence).upper
+        return certain, near / scale
+
+    def _scale(self, baseline: Results) -> float:
+        scale = abs(self.metric(baseline)) if self.relative else 1.0
         if scale == 0.0:
             raise UndefinedScore("the relative drop", f"the baseline {self.metric.name} is 0")
-        if self.confidence is None or self.by_loss():
-            return self.metric.drop(score, self.metric(best)) / scale
-        change = hits(best) - hits(baseline)
-        n = len(baseline.counts)
-        bound = tango_upper_bound(int((change < 0).sum()), int((change > 0).sum()), n, self.confidence)
-        return bound.upper / scale
+        return scale
+
+
+def _changed(baseline: Results, other: Results) -> ProportionDrop:
+    change = hits(other) - hits(baseline)
+    return ProportionDrop(int((change < 0).sum()), int((change > 0).sum()), len(change))
 
 
 def hits(results: Results) -> Array:
@@ -95,7 +119,8 @@ class EarlyVerdict:
     First come the examples that the baseline has wrong, the only ones that could make up for others; then those that
     it has right, the least sure of them first. For losses, the greatest first: the rest then counts for least. All
     examples not yet known count as if the mask made them right, or their loss 0; the failure is certain as soon as
-    even then the drop exceeds the tolerance.
+    even then the drop exceeds the tolerance; with confidence, as soon as even then the lower bound on the drop does, so
+    that what is merely inconclusive is told by all the data.
     """
 
     requirement: Requirement
@@ -104,8 +129,8 @@ class EarlyVerdict:
     """(examples,) how sure the baseline is of each; None where that is not known."""
     noise: float = 0.0
     """How far batching alone can move a loss: no difference within it proves anything."""
-    least: float = field(init=False, default=float("-inf"))
-    """What the judged number is at least, by what is known."""
+    failed: bool = field(init=False, default=False)
+    """Whether the check fails, whatever the unknown results are."""
     moved: bool = field(init=False, default=False)
     """Whether the mask is seen to change any result."""
     known: int = field(init=False, default=0)
@@ -122,9 +147,17 @@ class EarlyVerdict:
         return len(self.order)
 
     @property
-    def failed(self) -> bool:
-        """Whether the check fails, whatever the unknown results are."""
-        return bool(self.least > self.requirement.limit + _FLOAT * max(1.0, abs(self.least)))
+    def least(self) -> float:
+        """What the judged number is at least, by what is known."""
+        try:
+            return self.requirement.least(self.baseline, self._best(self._losses))
+        except UndefinedScore:  # the whole may say more
+            return float("-inf")
+
+    @property
+    def p_value(self) -> float | None:
+        """What the p-value is at least, by what is known."""
+        return self.requirement.p_value(self.baseline, self._best(self._losses))
 
     def next_part(self) -> Array:
         """The positions to run next; none where all are known.
@@ -151,10 +184,10 @@ class EarlyVerdict:
             flipped = decided and (predictions != self.baseline.predictions[items]).any()
             self.moved = bool(apart.any() or flipped)
         try:
-            self.least = self.requirement.least(self.baseline, self._best(self._losses))
+            self.failed, near = self.requirement.refuted(self.baseline, self._best(self._losses))
         except UndefinedScore:  # the whole may say more
-            self.least = float("-inf")
-        self._trace.append((self.known, self.least))
+            self.failed, near = False, float("-inf")
+        self._trace.append((self.known, near))
 
     @property
     def close(self) -> bool:
