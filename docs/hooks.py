@@ -37,10 +37,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def options_table() -> str:
     """Each setting with its three names, its values and its default; of `plugin/options.py`."""
-    from pytest_bertology.plugin.options import OPTIONS as options
+    from pytest_bertology.plugin import options
 
     rows = ["| option | variable, ini key | what it sets | values | default |", "|---|---|---|---|---|"]
-    for option in options:
+    for option in options.OPTIONS:
         value = "" if option.flag else f"={option.metavar or option.name.upper()}"
         flag = f'<span id="{option.flag_name[2:]}"></span>`{option.flag_name}{value}`'
         values = "true or false" if option.flag else ", ".join(f"`{choice}`" for choice in option.choices)

@@ -10,8 +10,8 @@ first:
     <!-- message of: CALL -->   the block shows the message of an error made by this call
     <!-- excerpt -->            the block repeats a part of what another page shows
 
-A Python, TOML, INI or YAML block with a title (```python title="test_release.py"), or whose first line is a comment with
-a file's name alone, is a file that the page's commands find in their folder.
+A Python, TOML, INI or YAML block with a title (```python title="test_release.py"), or whose first line is a comment
+with a file's name alone, is a file that the page's commands find in their folder.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All fenced blocks of a page, in order. Raises AssertionError for a comment that looks like a misspelt directive."""
+    """All fenced blocks of a page, in order; raises AssertionError for a comment that is no directive."""
     lines = page.read_text(encoding="utf-8").split("\n")
     directives: list[str] = []
     index = 0

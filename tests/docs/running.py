@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology import __main__, errors
+from pytest_bertology.embedded import encoder
 from tests.docs.blocks import Block
 
 if sys.version_info >= (3, 11):
@@ -52,7 +53,7 @@ class Page:
                 self._block(block)
             except AssertionError as error:
                 raise AssertionError(f"{block}: {error}") from None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever a block raises, its place is told
                 raise AssertionError(f"{block}: {''.join(traceback.format_exception(error))}") from None
         for name in sorted(self.unseen):
             self._pytest([name, *GIVEN], 0)
@@ -81,7 +82,7 @@ class Page:
         code = compile("\n" * block.line + block.text, str(block.page), "exec")
         raises, stream = block.says("raises"), io.StringIO()
         with redirect_stdout(stream), warnings.catch_warnings():
-            warnings.simplefilter("ignore", errors.BertologyWarning)
+            warnings.simplefilter("ignore")  # pages are run with every supported transformers, which deprecates much
             try:
                 exec(code, self.names)
             except Exception as error:
@@ -133,11 +134,13 @@ class Page:
             return
         made = block.says("message of")
         if made is not None:
-            error = eval(made, {**vars(errors), **self.names})
+            error = eval(made, {**vars(encoder), **vars(errors), **self.names})
             shown = f"{type(error).__name__}: {error}"
             assert " ".join(block.text.split()) == " ".join(shown.split()), f"the message is\n{shown}"
             return
-        assert shows(block.text, self.output), f"not part of what was printed:\n{block.text}\n--- printed:\n{self.output}"
+        assert shows(block.text, self.output), (
+            f"not part of what was printed:\n{block.text}\n--- printed:\n{self.output}"
+        )
 
 
 def _status(block: Block) -> int:
@@ -146,7 +149,7 @@ def _status(block: Block) -> int:
 
 
 def parsed(block: Block) -> Any:
-    """The content of a block that is not run, by its language's own parser; raises AssertionError where it has faults."""
+    """The content of a block, by its language's own parser; raises AssertionError where it has faults."""
     try:
         if block.language == "python":
             return ast.parse(block.text)
@@ -162,7 +165,7 @@ def parsed(block: Block) -> Any:
 
 
 def shows(expected: str, output: str) -> bool:
-    """Whether `output` holds the lines of `expected`, in which … stands for anything; white space counts as one blank."""
+    """Whether `output` holds `expected`, in which … stands for anything; white space counts as one blank."""
     parts = re.split(r"…|\.\.\.", expected)
     pattern = ".*?".join(r"\s+".join(map(re.escape, part.split())) for part in parts)
     return re.search(pattern, output, re.DOTALL) is not None
