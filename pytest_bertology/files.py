@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from errno import EACCES, EDQUOT, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ _STALE = 3600.0
 """Seconds after which a temporary file is one of a process that was killed: writing takes a few at most."""
 _EVERY = 0.5
 """Seconds between two signs of life while waiting."""
-_CANNOT_WRITE = frozenset({EACCES, EDQUOT, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS})
+_CANNOT_WRITE = frozenset({EACCES, EDQUOT, EEXIST, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS})
 """Why no lock file can be made where nothing else can be written either, which whoever writes finds out."""
 
 _held = threading.local()
