@@ -91,6 +91,8 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.layer_choice import choose_layers
     from pytest_bertology.measures.layer_contribution import layer_similarity
     from pytest_bertology.measures.layer_retention import LayerRetention
+    from pytest_bertology.measures.noise_floor import noise_floor, refusing_below_noise
+    from pytest_bertology.measures.noise_report import NoiseFloor, NoiseSetting
     from pytest_bertology.measures.own_methods import using_importance_method
     from pytest_bertology.measures.pattern_mass import pattern_mass
     from pytest_bertology.measures.probe_report import AttentionProbe
@@ -160,6 +162,8 @@ _HOMES = {
     "LogitDistance": "measures.distances",
     "ModelUnderTest": "models",
     "Neuron": "heads",
+    "NoiseFloor": "measures.noise_report",
+    "NoiseSetting": "measures.noise_report",
     "Outcomes": "measures.evaluation",
     "ProbeReport": "measures.probing_report",
     "ProbeRetention": "measures.probe_retention",
@@ -256,12 +260,14 @@ _HOMES = {
     "load_model": "models",
     "load_task": "tasks",
     "logit_distance": "measures.distances",
+    "noise_floor": "measures.noise_floor",
     "pattern_mass": "measures.pattern_mass",
     "probe": "measures.probing",
     "probe_retention": "measures.probe_retention",
     "prompt_probe": "measures.prompting",
     "pruning_curve": "measures.curve",
     "read_conllu": "tasks.conllu",
+    "refusing_below_noise": "measures.noise_floor",
     "save_figure": "report.saving",
     "timing": "measures.timing",
     "using_importance_method": "measures.own_methods",
@@ -310,6 +316,8 @@ __all__ = [
     "LogitDistance",
     "ModelUnderTest",
     "Neuron",
+    "NoiseFloor",
+    "NoiseSetting",
     "Outcomes",
     "ProbeReport",
     "ProbeRetention",
@@ -406,12 +414,14 @@ __all__ = [
     "load_model",
     "load_task",
     "logit_distance",
+    "noise_floor",
     "pattern_mass",
     "probe",
     "probe_retention",
     "prompt_probe",
     "pruning_curve",
     "read_conllu",
+    "refusing_below_noise",
     "save_figure",
     "timing",
     "using_importance_method",

@@ -16,6 +16,7 @@ from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
 from pytest_bertology.measures.erasure import LEACE
 from pytest_bertology.measures.evaluation import Outcomes, evaluate
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.tasks.metrics import Metric
 from pytest_bertology.tasks.task import Task
@@ -53,6 +54,7 @@ def assert_property_unused(
     __tracebackhide__ = True
     task = _ready(model, task, layer, metric)
     check_tolerance(tolerance, task.metric, relative=False)
+    check_above_noise(model, task, tolerance)
     baseline = evaluate(model, task)
     warn_of_chance(baseline)
     _check_can_fail(baseline, tolerance)

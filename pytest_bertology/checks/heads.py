@@ -14,6 +14,7 @@ from pytest_bertology.heads.maps import as_head
 from pytest_bertology.measures.all_but_one import ReducedLayer, reduced_layer
 from pytest_bertology.measures.arguments import check_has_heads, check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.retention import Retention, retention, retentions
 from pytest_bertology.measures.transfer import Transfer, importance_transfer
 from pytest_bertology.models import ModelUnderTest
@@ -45,6 +46,7 @@ def assert_head_redundant(
     check_model_and_task(model, task)
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
+    check_above_noise(model, task, tolerance, relative)
     named = _named(model.heads, heads)
     masks = [model.together([head]) for head in named]
     if len(masks) == 1:
@@ -95,6 +97,7 @@ def assert_layer_survives_one_head(
     check_has_heads(model)
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
+    check_above_noise(model, task, tolerance, relative)
     found = reduced_layer(model, task, layer, stack)
     best = found.retained[found.best]
     cost = _cost(best, relative)

@@ -22,6 +22,7 @@ from pytest_bertology.measures.changed_retention import (
     top_k_retention,
 )
 from pytest_bertology.measures.early import ROUNDING
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.pattern_mass import UNSEEN, pattern_mass
 from pytest_bertology.models import ModelUnderTest
@@ -170,6 +171,7 @@ def _ready(
     check_has_heads(model)
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
+    check_above_noise(model, task, tolerance, relative)
     return task
 
 

@@ -13,6 +13,7 @@ from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.layer_choice import choose_layers
 from pytest_bertology.measures.layer_retention import LayerRetention, layer_retention
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.blocks import LayerLike
 from pytest_bertology.tasks.metrics import Metric
@@ -50,6 +51,7 @@ def assert_layers_droppable(
         raise InvalidArgument("tolerance", None, "a number from 0, in units of the metric (0.01 is one point)")
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
+    check_above_noise(model, task, tolerance, relative)
     layers, why = _layers(model, task, strategy, count, fraction, stack)
     found = layer_retention(model, task, layers, confidence=confidence)
     verdict = Verdict(

@@ -16,6 +16,7 @@ from pytest_bertology.errors import InvalidArgument, NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_has_heads, check_model, check_model_and_task
 from pytest_bertology.measures.early import ROUNDING
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import Retention, retention
 from pytest_bertology.models import ModelUnderTest
@@ -126,6 +127,7 @@ def assert_shared_mask(
     for task, tolerance in pairs:
         check_model_and_task(model, task)
         check_tolerance(tolerance, task.metric, relative)
+        check_above_noise(model, task, tolerance, relative)
     judged = model.together(mask)
     if not judged.touched:
         raise NoHeadSelected("the mask keeps all heads", "Say which heads to mask.")

@@ -13,6 +13,7 @@ from pytest_bertology.errors import NoHeadSelected
 from pytest_bertology.heads import HeadLike, HeadMask, HeadScores
 from pytest_bertology.measures.arguments import check_model_and_task
 from pytest_bertology.measures.early import Requirement
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.own_methods import Method
 from pytest_bertology.measures.retention import (
     Refutation,
@@ -74,6 +75,7 @@ def assert_metric_retained(
     check_model_and_task(model, task)
     task = task.with_metric(metric)
     check_tolerance(tolerance, task.metric, relative)
+    check_above_noise(model, task, tolerance, relative)
     judged, why = _mask(model, task, mask, heads, prune, by, seed)
     required = Requirement(task.metric, task.kind, tolerance, relative, confidence)
     if early:

@@ -68,8 +68,9 @@ def within_memory(what: str, model: Any, compute: Callable[[], R]) -> R:
     was made has nothing to do with batches and is left as it is.
     """
     around = _under_way.get()
-    limits = [each for each in (_known.get(model, {}).get(what), around and around.limit) if each is not None]
-    work = _Work(min(limits, default=None), around)
+    known = (_known.get(model, {}).get(what), None if around is None else around.limit)
+    limits = [limit for limit in known if limit is not None]
+    work = _Work(min(limits) if limits else None, around)
     tried = _tried(work, compute)
     if tried.why and work.limit is None and work.rows > 1:
         halved = max(1, work.largest // 2)
@@ -129,7 +130,7 @@ def note_batch(rows: int, length: int) -> None:
 
 def _free() -> None:
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 

@@ -22,7 +22,7 @@ class Table:
 
     def __init__(self, encoded: Encoded, masks: int) -> None:
         self._encoded = encoded
-        self.counts: Array = np.array([_items(example.labels) for example in encoded.examples], dtype=np.int64)
+        self.counts: Array = np.array([items_of(example.labels) for example in encoded.examples], dtype=np.int64)
         self._starts = np.cumsum(self.counts) - self.counts
         self._losses = np.full((masks, len(self.counts)), np.nan)
         self._keeps = encoded.objective in KEEPS_LOGITS
@@ -109,7 +109,8 @@ def raw(arrays: Mapping[str, Array], row: int) -> RawResults:
     )
 
 
-def _items(labels: Any) -> int:
+def items_of(labels: Any) -> int:
+    """How many items of an example are judged."""
     return sum(label != IGNORED for label in labels) if isinstance(labels, tuple) else 1
 
 
