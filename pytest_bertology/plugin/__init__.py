@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import figures, options, workers
+from pytest_bertology.plugin import baselines, figures, options, reports, workers
+from pytest_bertology.plugin.baselines import bertology_baseline, bertology_reference
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
     _bertology_mask_of_test,
@@ -35,7 +36,9 @@ from pytest_bertology.plugin.summary import Gathered, plain
 __all__ = [
     "_bertology_mask_of_test",
     "attention_maps",
+    "bertology_baseline",
     "bertology_model",
+    "bertology_reference",
     "bertology_task",
     "head_importance",
     "head_mask",
@@ -74,9 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[session_key] = session = Session(config, options.Settings(config))
     session.stack.enter_context(methods_from(lambda name: own_methods(config, name)))
     figures.enable(config, session.settings)
+    baselines.enable(config, session.settings)
     workers.enable(config, session.settings, _concerns)
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
+    reports.enable(config, session.settings, config.stash[_gathered_key], _concerns)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -195,23 +200,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if lines:
         terminalreporter.section("bertology")
         for line in lines:
-            terminalreporter.line(line, red="  FAILED" in line[:10])
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    config = session.config
-    path = config.stash[session_key].settings.value("report_json")
-    gathered = config.stash[_gathered_key]
-    if gathered.problems:
-        session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
-    if not path or workers.is_worker(config):
-        return
-    try:
-        gathered.write(Path(path), config.stash[session_key].settings, exitstatus)
-    except OSError as error:
-        gathered.problems.append(f"the report {path} could not be written: {error}")
-        session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
+            terminalreporter.line(line, red="  FAILED" in line[:10], yellow="  INCONCLUSIVE" in line[:16])
 
 
 def _concerns(item: pytest.Item) -> bool:

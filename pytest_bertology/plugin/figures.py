@@ -24,21 +24,33 @@ _LONGEST = 120
 
 
 def enable(config: pytest.Config, settings: Settings) -> None:
-    """Where a folder is given, write figures to it; raise pytest.UsageError where they cannot be drawn."""
+    """Draw what tests compute, where somebody wants it: as files in a folder, or as pictures of a report.
+
+    Raises pytest.UsageError where files cannot be drawn for want of matplotlib; reports say that figures are missing.
+    """
     setting = settings["figures"]
-    if not setting.value:
+    pictures = bool(settings.value("report_html") or pytest_html_active(config))
+    if not setting.value and not pictures:
         return
     if find_spec("matplotlib") is None:
-        raise pytest.UsageError(str(MissingExtra(setting.source, "matplotlib", "figures")))
-    folder = config.invocation_params.dir / Path(setting.value).expanduser()
-    config.pluginmanager.register(Figures(folder), "bertology-figures")
+        if setting.value:
+            raise pytest.UsageError(str(MissingExtra(setting.source, "matplotlib", "figures")))
+        return
+    folder = config.invocation_params.dir / Path(setting.value).expanduser() if setting.value else None
+    config.pluginmanager.register(Figures(folder, pictures), "bertology-figures")
+
+
+def pytest_html_active(config: pytest.Config) -> bool:
+    """Whether pytest-html is installed and was asked for a report."""
+    return bool(config.getoption("htmlpath", None)) and config.pluginmanager.hasplugin("html")
 
 
 class Figures:
     """Hears results announced while a test is set up, called and torn down; then draws them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None, pictures: bool) -> None:
         self.folder = folder
+        self.pictures = pictures
         self._heard: dict[tuple[Any, ...], Announcement] = {}
 
     @pytest.hookimpl(wrapper=True)
@@ -47,7 +59,7 @@ class Figures:
         from pytest_bertology.engine.announcing import listening
 
         self._heard.clear()
-        with listening(self._hear):
+        with listening(self._hear, wants="pictures" if self.folder is None else "values"):
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -55,37 +67,53 @@ class Figures:
         """Draw what a test computed once it is torn down; the report says which files, in workers too."""
         report = yield
         if call.when == "teardown" and self._heard:
-            report.bertology_figures = self._write(ungrouped(item.nodeid))
+            drawn: dict[str, list[Any]] = {"written": [], "problems": [], "pictures": [], "notes": []}
+            if self.folder is not None:
+                self._write(ungrouped(item.nodeid), self.folder, drawn)
+            if self.pictures:
+                self._draw(drawn)
+            report.bertology_figures = drawn
             self._heard.clear()
         return report
 
     def _hear(self, found: Announcement) -> None:
         value = found.value
-        content = value.table() if hasattr(value, "table") else (value.method, value.values.tobytes())
+        if found.picture is not None:
+            content: Any = found.picture["svg"]
+        else:
+            content = value.table() if hasattr(value, "table") else (value.method, value.values.tobytes())
         key = (found.kind, found.model, found.task, found.state, content)
         self._heard.pop(key, None)
         self._heard[key] = found
         while len(self._heard) > _MOST:
             del self._heard[next(iter(self._heard))]
 
-    def _write(self, test: str) -> dict[str, list[str]]:
-        """The files written, and what is wrong with the others."""
+    def _write(self, test: str, folder: Path, drawn: dict[str, list[Any]]) -> None:
+        """Write a file each; note those written, and what is wrong with the others."""
+        from pytest_bertology.report.pictures import titled
         from pytest_bertology.report.saving import save_figure
 
-        written: list[str] = []
-        problems: list[str] = []
         numbers: dict[str, int] = {}
         for found in self._heard.values():
             numbers[found.kind] = number = numbers.get(found.kind, 0) + 1
-            path = self.folder / file_name(test, found.kind, number)
+            path = folder / file_name(test, found.kind, number)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                save_figure(found.value, path, title=_title(found))
+                folder.mkdir(parents=True, exist_ok=True)
+                save_figure(found.value, path, title=titled(found))
             except Exception as error:  # noqa: BLE001 - a figure that cannot be drawn must not end the session
-                problems.append(f"the figure {path} could not be written: {error}")
+                drawn["problems"].append(f"the figure {path} could not be written: {error}")
             else:
-                written.append(str(path))
-        return {"written": written, "problems": problems}
+                drawn["written"].append(str(path))
+
+    def _draw(self, drawn: dict[str, list[Any]]) -> None:
+        """Draw a picture each, as text; one that cannot be drawn is noted, and no reason to fail."""
+        from pytest_bertology.report.pictures import picture
+
+        for found in self._heard.values():
+            try:
+                drawn["pictures"].append(picture(found).to_jsonable())
+            except Exception as error:  # noqa: BLE001 - as above
+                drawn["notes"].append(f"a figure ({found.kind} of {found.model}) could not be drawn: {error}")
 
 
 def file_name(test: str, kind: str, number: int) -> str:
@@ -98,26 +126,3 @@ def file_name(test: str, kind: str, number: int) -> str:
     if name != whole or "." in folders:  # other ids may come to the same name
         name += f"-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
     return f"{name}.{kind}{f'-{number}' if number > 1 else ''}.png"
-
-
-def _title(found: Announcement) -> str:
-    value = found.value
-    names = {
-        "all-but-one": "layers reduced to one head",
-        "amnesic": "what it costs to erase a property",
-        "attention": "what heads attend to",
-        "code_length": "code lengths by layer",
-        "compression_path": "probes along a path of compression",
-        "constant-curve": "heads with constant attention",
-        "curve": "pruning curve",
-        "edge_probe": "edge probes by layer",
-        "probe": "probes by layer",
-        "relations": "relations that heads track",
-    }
-    what = names.get(found.kind, found.kind)
-    if found.kind == "importance":
-        what = f"{value.method} importance"
-    elif found.kind == "ablation":
-        what = f"{value.ablation} ablation of single heads"
-    of = f"{found.model} on {found.task or getattr(value, 'task', None) or getattr(value, 'data', 'texts')}"
-    return "\n".join([what, of, *([found.state] if found.state else [])])

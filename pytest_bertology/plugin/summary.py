@@ -1,13 +1,15 @@
-"""What the checks of a run found: gathered from the tests' reports, shown at the end, written as JSON."""
+"""What the checks of a run found: gathered from the tests' reports, shown at the end; plain values for every report."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,13 @@ import pytest
 from pytest_bertology.files import written_whole
 from pytest_bertology.plugin.options import Settings
 from pytest_bertology.plugin.workers import ungrouped
+from pytest_bertology.report.rows import outcome_in, rows_of, run_verdict
+from pytest_bertology.report.wording import merged, probed, sentence
 
 SCHEMA = "pytest-bertology report 1"
+_LABELS = {"failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
+_LONGEST = 20_000
+"""Characters of an error that a report keeps."""
 
 
 @dataclass(eq=False)  # a plugin must be hashable
@@ -26,20 +33,29 @@ class Gathered:
     """Per test its outcome and verdicts, as plain values; filled from reports, so that xdist workers' arrive too."""
 
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """Per test what was drawn of its results."""
     figures: list[str] = field(default_factory=list)
     """Files that were written."""
+    notes: list[str] = field(default_factory=list)
+    """What else every report is to say of the run, a line each."""
     problems: list[str] = field(default_factory=list)
-    """Why the JSON report, or a figure, could not be written."""
+    """Why a report, or a figure, could not be written."""
+    warned: dict[str, list[str]] = field(default_factory=dict)
+    """Per test the warnings of this package."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test's report, where the test has to do with this plugin."""
-        drawn = getattr(report, "bertology_figures", {"written": [], "problems": []})
-        self.figures += drawn["written"]
-        self.problems += drawn["problems"]
+        drawn = getattr(report, "bertology_figures", {})
+        self.figures += drawn.get("written", [])
+        self.problems += drawn.get("problems", [])
+        self.notes += drawn.get("notes", [])
+        name = ungrouped(report.nodeid)
+        if drawn.get("pictures"):
+            self.pictures[name] = drawn["pictures"]
         verdicts = getattr(report, "bertology_verdicts", None)
         if verdicts is None or (report.passed and report.when != "call"):
             return
-        name = ungrouped(report.nodeid)
         known = self.tests.get(name, {"test": name, "seconds": 0.0, "verdicts": []})
         crashed = getattr(report, "bertology_crashed", known.get("crashed"))
         if hasattr(report, "bertology_crashed") or (report.when == "teardown" and name in self.tests):
@@ -50,35 +66,64 @@ class Gathered:
                 "outcome": _outcome(report) if crashed is None else "error",
                 "seconds": round(report.duration, 3),
                 "verdicts": verdicts,
+                "provenance": getattr(report, "bertology_provenance", {"models": [], "tasks": []}),
             }
+        errors = [text for text in (known.get("error"), crashed or _error(report)) if text]
+        if errors:
+            found["error"] = "\n\n".join(dict.fromkeys(errors))
         self.tests[name] = found if crashed is None else {**found, "crashed": crashed}
 
-    def write(self, path: Path, settings: Settings, exit_status: int) -> None:
-        """Write everything as JSON, whole or not at all."""
-        content = {
+    def pytest_warning_recorded(self, warning_message: Any, nodeid: str) -> None:
+        """Note a warning of this package, given in a test."""
+        if warning_message.category.__name__ == "BertologyWarning" and nodeid:
+            told = self.warned.setdefault(ungrouped(nodeid), [])
+            if str(warning_message.message) not in told:
+                told.append(str(warning_message.message))
+
+    def content(self, settings: Settings, exit_status: int) -> dict[str, Any]:
+        """All that reports show, but for pictures: plain dictionaries, lists, text and numbers; NaN is None."""
+        tests = []
+        for name in sorted(self.tests):
+            own = {"provenance": {"models": [], "tasks": []}, **self.tests[name]}
+            tests.append({**own, "error": own.get("error", ""), "warnings": self.warned.get(name, [])})
+        rows = rows_of(tests)
+        verdict = run_verdict(rows, tests, exit_status)
+        return {
             "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "exit_status": int(exit_status),
+            "summary": {"verdict": verdict.state, "headline": verdict.headline, "outcomes": verdict.counts},
+            "notes": list(dict.fromkeys(self.notes)),
             "settings": {name: {"value": s.value, "source": s.source} for name, s in settings.given.items()},
             "versions": _versions(),
-            "tests": [self.tests[name] for name in sorted(self.tests)],
+            "provenance": {
+                kind: _each_once(test["provenance"][kind] for test in tests) for kind in ("models", "tasks")
+            },
+            "tests": tests,
         }
-        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, allow_nan=False, ensure_ascii=False)
-            file.write("\n")
 
     def lines(self) -> list[str]:
         """The terminal summary: per model its baseline scores, then each check's observed against required."""
-        rows = [(test, verdict) for name, test in sorted(self.tests.items()) for verdict in merged(test["verdicts"])]
-        lines = _baselines(verdict for _, verdict in rows)
-        for test, verdict in rows:
-            lines.append(_line(test, verdict))
+        pairs = [(test, verdict) for name, test in sorted(self.tests.items()) for verdict in merged(test["verdicts"])]
+        lines = _baselines(verdict for _, verdict in pairs)
+        labels = [_label(test, verdict) for test, verdict in pairs]
+        width = max(map(len, labels), default=0)
+        for label, (test, verdict) in zip(labels, pairs, strict=True):
+            lines.append(f"  {label:<{max(width, 7)}} {_short(test['test'])}: {sentence(verdict)}")
         for name, test in sorted(self.tests.items()):
             if "crashed" in test:
                 lines.append(f"  FAILED  {_short(name)}: crashed: {test['crashed']}")
         if self.figures:
             count = len(set(self.figures))
             lines.append(f"{count} figure{'s' if count != 1 else ''} in {Path(self.figures[0]).parent}")
-        return lines + [f"  FAILED  {problem}" for problem in self.problems]
+        return lines + list(dict.fromkeys(self.notes)) + [f"  FAILED  {problem}" for problem in self.problems]
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write a run's content as JSON, whole or not at all; raises OSError."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(content, file, indent=1, allow_nan=False, ensure_ascii=False)
+        file.write("\n")
 
 
 def plain(value: Any) -> Any:
@@ -101,16 +146,22 @@ def _outcome(report: pytest.TestReport) -> str:
     return "error" if report.failed and report.when != "call" else str(report.outcome)
 
 
-def merged(verdicts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per kind of verdict in a test: the last that failed, else the last; with how often it was given."""
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for verdict in verdicts:
-        key = tuple(verdict[name] for name in ("check", "judged", "required", "model", "task", "metric"))
-        known = rows.get(key)
-        times = 1 if known is None else known["times"] + 1
-        keep = known is not None and not known["passed"] and verdict["passed"]
-        rows[key] = {**(known if keep and known is not None else verdict), "times": times}
-    return list(rows.values())
+def _error(report: pytest.TestReport) -> str:
+    """Why a test failed or was skipped: its error's own words, without the way there."""
+    found: Any = report.longrepr
+    if report.passed or found is None:
+        return ""
+    if isinstance(found, tuple):  # of a skipped test: file, line, reason
+        return str(found[-1]).removeprefix("Skipped: ")
+    crash = getattr(found, "reprcrash", None)
+    text = str(getattr(crash, "message", None) or found)
+    text = re.sub(r"^(pytest_bertology\.(CheckFailed|Inconclusive)|Failed): ", "", text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _each_once(lists: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    found = {json.dumps(each, sort_keys=True): each for own in lists for each in own}
+    return [found[key] for key in sorted(found)]
 
 
 def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
@@ -118,54 +169,21 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
         f"{verdict['model']}: baseline {verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} "
         f"({verdict['examples']} examples)"
         for verdict in verdicts
-        if verdict["baseline"] is not None and not _probed(verdict)  # a probe's score is none of the model's own
+        if verdict["baseline"] is not None and not probed(verdict)  # a probe's score is none of the model's own
     )
     return list(dict.fromkeys(lines))
 
 
-def _line(test: dict[str, Any], verdict: dict[str, Any]) -> str:
-    # A test may pass because a check failed: it expected that.
-    outcome = "passed " if verdict["passed"] else "refuted" if test["outcome"] == "passed" else "FAILED "
-    judged = verdict["judged"] + (f" in {verdict['metric']}" if verdict["metric"] else "")
-    heads, layers = len(verdict["heads"]), len(verdict["details"].get("layers", ()))
-    masked = scores = ""
-    early = _early(verdict)
-    if (verdict["score"] is not None and verdict["baseline"] is not None) or early:
-        details = verdict["details"]
-        masked = f", {layers} layer{'s' if layers != 1 else ''} skipped" if layers else ""
-        if "property" in details:
-            masked = f", {details['property']} erased"
-        elif heads or not layers:
-            done = "cut" if details.get("structural") else "changed" if "change" in details else "masked"
-            masked += f", {heads} head{'s' if heads != 1 else ''} {done}"
-        scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{_probed(verdict)})"
-    times = f", {verdict['times']} times" if verdict["times"] > 1 else ""
-    name = _short(test["test"])
-    observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
-    least = "at least " if early else ""
-    return (
-        f"  {outcome} {name}: {judged} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
-    )
+def _label(test: dict[str, Any], verdict: dict[str, Any]) -> str:
+    """What came of a check, in capitals where it made its test fail."""
+    outcome = outcome_in(test, verdict)
+    return outcome if test["outcome"] == "passed" else _LABELS.get(outcome, outcome)
 
 
 def _short(test: str) -> str:
     """A test's id without the folders of its file."""
     file, *function = test.split("::", maxsplit=1)
     return "::".join([file.split("/")[-1], *function])
-
-
-def _probed(verdict: dict[str, Any]) -> str:
-    """Of which probe, on how many items, the scores are; "" where they are the model's."""
-    details = verdict["details"]
-    if "probed" not in details:
-        return ""
-    return f" by probes of layer {details['layer']} on {verdict['examples']} {details['probed']} of {verdict['task']}"
-
-
-def _early(verdict: dict[str, Any]) -> str:
-    """How much of the data it took, where a failure was certain before all of it was run."""
-    needed, total = (verdict["details"].get(name) for name in ("examples_needed", "examples"))
-    return f", decided after {needed / total:.0%} of {total} examples" if needed and total else ""
 
 
 def _versions() -> dict[str, str]:

@@ -120,6 +120,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment of this session asks for, suites start without."""
     for option in OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
 @pytest.fixture(scope="session")

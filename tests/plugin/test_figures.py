@@ -10,8 +10,9 @@ from PIL import Image
 
 from pytest_bertology import Head, head_importance
 from pytest_bertology.engine.announcing import announced, listening
-from pytest_bertology.plugin.figures import _title, file_name
+from pytest_bertology.plugin.figures import file_name
 from pytest_bertology.report import saving
+from pytest_bertology.report.pictures import titled
 from tests.planted import planted_model, planted_task
 
 COMPUTES = """
@@ -219,7 +220,7 @@ def test_titles_name_the_heads_masked_and_attention_changed():
             evaluated(model, planted_task())
 
     assert heard[3].state == "1 layer skipped"
-    titles = [_title(found).splitlines() for found in heard[:3]]
+    titles = [titled(found).splitlines() for found in heard[:3]]
     assert titles[0] == titles[1][:2] == titles[2][:2]
     assert titles[1][2] == "2 heads masked: L0H2, L1H3"
     assert titles[2][2] == "5 heads masked: L0H0, L0H1, L0H2, L0H3, …; attention changed"

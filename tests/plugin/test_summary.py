@@ -263,7 +263,9 @@ def test_the_report_holds_schema_settings_versions_and_tests(suite):
     suite.run(CHECKS, "--bertology-report-json=report.json")
 
     content = report(suite)
-    assert list(content) == ["schema", "exit_status", "settings", "versions", "tests"]
+    assert list(content) == [
+        "schema", "created", "exit_status", "summary", "notes", "settings", "versions", "provenance", "tests",
+    ]  # fmt: skip
     assert content["schema"] == "pytest-bertology report 1"
     assert content["exit_status"] == 1
     assert content["settings"] == {
