@@ -30,6 +30,10 @@ TABLE = {
         ("the attention of 3 texts", 3 * 2**30, 2**29, "Take fewer."),
         ["the attention of 3 texts", "3,072 MiB", "512 MiB", "Take fewer."],
     ),
+    errors.InvalidBaselines: (
+        ("b.json", "it is not JSON"),
+        ["b.json", "it is not JSON", "Restore", "--bertology-update=new"],
+    ),
     errors.CannotResume: (("s.json", "it is of another model"), ["s.json", "of another model", "delete"]),
     errors.ModelNotFound: (("./gone", "there is no such folder"), ["./gone", "there is no such folder"]),
     errors.NoWeights: (("ckpt", ["pytorch_model.bin"]), ["ckpt", "pytorch_model.bin", "safetensors"]),

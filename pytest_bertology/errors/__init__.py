@@ -52,6 +52,7 @@ from pytest_bertology.errors.tasks import (
 from pytest_bertology.errors.values import (
     CannotResume,
     InvalidArgument,
+    InvalidBaselines,
     InvalidGate,
     InvalidMaskFile,
     InvalidScores,
@@ -90,6 +91,7 @@ __all__ = [
     "ErasureNotApplied",
     "IncompleteCheckpoint",
     "InvalidArgument",
+    "InvalidBaselines",
     "InvalidGate",
     "InvalidMaskFile",
     "InvalidPlan",

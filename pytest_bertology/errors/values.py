@@ -180,6 +180,18 @@ class ToleranceBelowNoise(BertologyError, ValueError):
         )
 
 
+class InvalidBaselines(BertologyError, ValueError):
+    """A file of baselines that cannot be read, or an entry in it that is not what it says."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"{path} cannot be compared with: {problem}. Restore the file as it was committed, or delete what is wrong "
+            "and write it anew with --bertology-update=new."
+        )
+
+
 class CannotResume(BertologyError, ValueError):
     """A checkpoint of a search that is damaged, or of another search."""
 

@@ -65,6 +65,7 @@ class Origin:
             return self.function(other, *self.arguments, **self.options)
 
 
+_OWN = "a function of a model"
 _known: dict[int, tuple[weakref.ref[Any], Origin]] = {}
 """By the value's id: values need not be hashable. An entry goes when its value does."""
 
@@ -73,6 +74,13 @@ def origin_of(value: object) -> Origin | None:
     """How a value was made; None for what no measure made as it is, such as a part of a report."""
     known = _known.get(id(value))
     return known[1] if known is not None and known[0]() is value else None
+
+
+def made_by(function: Callable[..., Any], model: ModelUnderTest) -> Origin:
+    """The origin of what `function(model)` gives if it is called now."""
+    before = _in_force(model)
+    assert before is not None, model
+    return Origin(_OWN, function, (), {}, *before, _model=weakref.ref(model))
 
 
 def remakeable(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,0 +1,86 @@
+"""A value beside its baseline: first whether they can be compared, then by the way of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pytest_bertology.baselines.compare_figures import compare_figures
+from pytest_bertology.baselines.compare_outcomes import compare_outcomes
+from pytest_bertology.baselines.compare_scores import compare_scores
+from pytest_bertology.baselines.comparison import Comparison, Limits
+from pytest_bertology.baselines.files import Entry, as_stored
+from pytest_bertology.baselines.provenance import Provenance, advice, differing
+from pytest_bertology.baselines.records import FIGURES, OUTCOMES, Record
+from pytest_bertology.errors import InvalidBaselines
+
+_NOISE = {"float64": 1e-9, "float32": 1e-4}
+_OF_HALVES = 3e-2
+"""What batching may move a loss by, by dtype (`engine.results.noise`)."""
+
+
+def entry_of(found: Record, provenance: Provenance) -> Entry:
+    """What is written of a value."""
+    return as_stored(
+        {
+            "match": {**provenance.match, **found.match, "way": found.way},
+            "warn": {**provenance.warn, **found.warn},
+            "recorded": dict(provenance.recorded),
+            "content": dict(found.content),
+        }
+    )
+
+
+def compare_entries(
+    before: Entry, found: Record, now: Entry, limits: Limits, *, between_models: bool = False
+) -> Comparison:
+    """Judge a value (`found`, its entry `now`) by an entry that was kept, or that is of another model.
+
+    What must match and does not is a failure of its own, and nothing else is looked at. `between_models`: that a
+    tokenizer reads the data otherwise, or that options were defaults of another version, is told and no failure.
+    """
+    warned = differing(before["warn"], now["warn"])
+    unmatched = differing(before["match"], now["match"])
+    if between_models and "tokens" in unmatched:
+        warned["tokens"] = unmatched.pop("tokens")
+    names = ({*before["match"]} ^ {*now["match"]}) - {"tokens", "labels"}
+    for name in sorted(names):
+        here, there = (each["match"].get(name, "not set") for each in (before, now))
+        unmatched[name] = f"{here} → {there}"
+    if unmatched:
+        return replace(_refused(unmatched), differs=warned)
+    return replace(_judged(before, found, now, limits), differs=warned)
+
+
+def _judged(before: Entry, found: Record, now: Entry, limits: Limits) -> Comparison:
+    try:
+        if found.way == OUTCOMES:
+            names = now["match"].get("labels")
+            labels = None if names is None else dict(enumerate(names))
+            noise = _NOISE.get(str(now["warn"].get("dtype", "float32")), _OF_HALVES)
+            return compare_outcomes(before["content"], found.live, limits, labels, noise)
+        if found.way == FIGURES:
+            return compare_figures(before["content"], found.live, now["match"]["value"], limits)
+        live = found.live
+        return compare_scores(before["content"], now["content"], live.heads, live.method, limits)
+    except (KeyError, TypeError) as error:
+        raise InvalidBaselines("the baseline", f"what it holds is not what it says it is ({error!r})") from error
+
+
+def _refused(unmatched: Mapping[str, str]) -> Comparison:
+    named = ", ".join(unmatched)
+    rows = {name: f"{change}{_because(name)}" for name, change in unmatched.items()}
+    return Comparison(
+        passed=False,
+        observed=float(len(unmatched)),
+        judged="differences from the baseline in what must match",
+        required="<= 0",
+        title=f"nothing can be compared with the baseline: {named} {'differ' if len(unmatched) > 1 else 'differs'}",
+        rows=rows,
+        lines=("  If that is meant to be, write the baseline anew with --bertology-update=changed.",),
+    )
+
+
+def _because(name: str) -> str:
+    said = advice(name)
+    return f" ({said})" if said else ""
