@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import baselines, figures, options, reports, workers
+from pytest_bertology.plugin import baselines, figures, noise, options, reports, workers
 from pytest_bertology.plugin.baselines import bertology_baseline, bertology_reference
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
@@ -81,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     workers.enable(config, session.settings, _concerns)
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
+    noise.enable(config, session.settings, config.stash[_gathered_key], _concerns)
     reports.enable(config, session.settings, config.stash[_gathered_key], _concerns)
 
 

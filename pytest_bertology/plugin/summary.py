@@ -41,6 +41,8 @@ class Gathered:
     """What else every report is to say of the run, a line each."""
     problems: list[str] = field(default_factory=list)
     """Why a report, or a figure, could not be written."""
+    noise_floor: list[dict[str, Any]] = field(default_factory=list)
+    """What the machine alone does to the scores of each model and task, where that was measured."""
     warned: dict[str, list[str]] = field(default_factory=dict)
     """Per test the warnings of this package."""
 
@@ -94,6 +96,7 @@ class Gathered:
             "exit_status": int(exit_status),
             "summary": {"verdict": verdict.state, "headline": verdict.headline, "outcomes": verdict.counts},
             "notes": list(dict.fromkeys(self.notes)),
+            "noise_floor": self.noise_floor,
             "settings": {name: {"value": s.value, "source": s.source} for name, s in settings.given.items()},
             "versions": _versions(),
             "provenance": {
