@@ -52,7 +52,7 @@ def given(embedded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -
         part.save_pretrained(folder / "release-candidate")
     texts, labels = sentences("test")
     rows = [f"{text}\t{LABELS[label]}\n" for text, label in zip(texts, labels, strict=True)]
-    for name, chosen in (("dev.tsv", rows[:EXAMPLES]), ("train.tsv", rows[EXAMPLES : 2 * EXAMPLES])):
+    for name, chosen in (("dev.tsv", rows[:EXAMPLES]), ("train.tsv", rows[EXAMPLES : 3 * EXAMPLES])):
         (folder / name).write_text("".join(["sentence\tlabel\n", *chosen]), encoding="utf-8")
     trees = SENTENCES.read_text(encoding="utf-8").strip().split("\n\n")
     for name, part in (("dev.conllu", trees[::2]), ("train.conllu", trees[1::2])):
@@ -60,10 +60,17 @@ def given(embedded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Most pages ask the same of ./release-candidate and dev.tsv: it is computed once."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture
-def page(given: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(given: Path, store: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Page:
     """A folder in which the blocks of a page are run, with all that is given."""
     environment_without_settings(monkeypatch)
+    monkeypatch.setenv("BERTOLOGY_STORE", str(store))
     for name in given.iterdir():
         if name.is_dir():
             shutil.copytree(name, pytester.path / name.name, copy_function=_linked)

@@ -19,7 +19,10 @@ NOT_RUN = [block for page in PAGES for block in blocks(page) if block.not_run is
 
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_page_does_what_it_says(path, page: Page):
+def test_a_page_does_what_it_says(path, page: Page, monkeypatch):
+    if "bertology_store" in path.read_text("utf-8") or "--bertology-store" in path.read_text("utf-8"):
+        monkeypatch.delenv("BERTOLOGY_STORE")  # the page has a store of its own
+
     page.run(list(blocks(path)))
 
 
