@@ -25,14 +25,14 @@ def described(value: Any) -> Any:
     A string that is the path of a file stands for what is in it.
     """
     kind = type(value)
+    if kind is ModelHandle or kind is Answer:  # first: whatever else is asked of them may load them
+        return _handle(value)
     if value is None or kind in (bool, int):
         return value
     if kind is float:
         return repr(value) if math.isfinite(value) else ["float", repr(value)]
     if kind is str or isinstance(value, os.PathLike):
         return _text(os.fspath(value))
-    if kind is ModelHandle or kind is Answer:
-        return _handle(value)
     if isinstance(value, tuple | list):
         return ["list", *map(described, value)]
     if kind in (set, frozenset):
