@@ -84,7 +84,7 @@ def bootstrap_upper_bound(
     count = max(resamples, int(np.ceil(_BEYOND / (1.0 - confidence) - 1e-9)))
     observed = float(drops(np.ones((1, n)))[0])
     left = _jackknife(drops, n)
-    drawn = np.sort(np.concatenate([drops(counts) for counts in resample_counts(n, count, seed)]))
+    drawn = np.sort(np.concatenate([np.array(drops(counts)) for counts in resample_counts(n, count, seed)]))
     drawn = drawn[np.isfinite(drawn)]
     tests: list[DropTest] = [] if at_least is None else [at_least]
     tests.append(_by_t(observed, left, n))
@@ -116,7 +116,7 @@ def _jackknife(drops: Callable[[Array], Array], n: int) -> Array:
         rows = np.arange(start, min(n, start + size))
         counts = np.ones((len(rows), n))
         counts[np.arange(len(rows)), rows] = 0.0
-        blocks.append(drops(counts))
+        blocks.append(np.array(drops(counts)))  # a view would keep all the counts
     left: Array = np.concatenate(blocks)
     return left[np.isfinite(left)]
 

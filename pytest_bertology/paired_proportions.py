@@ -68,8 +68,8 @@ def exact_bound(worse: int, better: int, n: int, confidence: float) -> float:
 @lru_cache(maxsize=512)
 def exact_p_value(worse: int, better: int, n: int, margin: float, confidence: float) -> float:
     """The exact p-value of H0: drop >= margin, by the order that the bound of this confidence goes by."""
-    if margin >= 1.0:
-        return 0.0 if worse < n else 1.0
+    if not -1.0 < margin < 1.0:
+        return 1.0 if margin <= -1.0 or worse == n else 0.0
     return greatest_share(region(n, tango_bound(worse, better, n, confidence), confidence), n, margin)
 
 
@@ -122,6 +122,7 @@ def greatest_share(outcomes: Array, n: int, drop: float) -> float:
 
 def share(outcomes: Array, n: int, drop: float, better_rates: Array) -> Array:
     """(rates,) how often `outcomes` (a `region`) come about, where that share of the examples improves."""
+    better_rates = np.clip(better_rates, 0.0, 1.0)
     first = most_likely(n, better_rates, -1.0)
     last = np.minimum(len(outcomes) - 1, most_likely(n, better_rates, 1.0))
     sizes = last - first + 1

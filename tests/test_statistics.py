@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from pytest_bertology.statistics import bootstrap_upper_bound, mean_upper_bound, tango_upper_bound
+from pytest_bertology.bootstrap import ResampledDrop, bootstrap_upper_bound
+from pytest_bertology.statistics import MeanDrop, StrictestDrop, mean_upper_bound, tango_upper_bound
 
 properties = settings(deadline=None, database=None, max_examples=60)
 
@@ -187,23 +188,91 @@ def test_one_difference_bounds_nothing(values):
 # -- the bootstrap -----------------------------------------------------------------------------------------------
 
 
+def means(values):
+    return lambda counts: counts @ values / counts.sum(axis=1)
+
+
+def parts(bound):
+    """The tests that a bound is the strictest of, by name."""
+    assert isinstance(bound.test, StrictestDrop)
+    return {type(part): part for part in bound.test.tests}
+
+
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_bootstrap_bound_on_a_mean_is_the_normal_one(confidence):
     values = np.random.default_rng(1).normal(0.03, 0.2, size=400)
 
-    bound = bootstrap_upper_bound(lambda chosen: float(values[chosen].mean()), 400, confidence)
+    bound = bootstrap_upper_bound(means(values), 400, confidence)
 
     error = values.std(ddof=1) / math.sqrt(400)
     expected = values.mean() + stats.norm.ppf(confidence) * error
     assert bound.upper == pytest.approx(expected, abs=0.15 * error)
-    assert bound.method == "paired bootstrap (BCa)"
+    assert bound.lower == pytest.approx(2 * values.mean() - expected, abs=0.15 * error)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bca_bounds_are_scipys_on_the_same_resamples(seed):
+    values = np.random.default_rng(seed).exponential(size=40)
+    found = parts(bootstrap_upper_bound(means(values), 40, 0.9))[ResampledDrop]
+
+    def scipys(confidence, alternative):
+        known = stats.bootstrap((values,), np.mean, n_resamples=2, method="percentile")
+        known.bootstrap_distribution = found.drawn
+        interval = stats.bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=0,
+            bootstrap_result=known,
+            confidence_level=confidence,
+            alternative=alternative,
+            method="BCa",
+        ).confidence_interval
+        return interval.high if alternative == "less" else interval.low
+
+    for confidence in (0.8, 0.95, 0.99):
+        assert found.upper(confidence) == pytest.approx(scipys(confidence, "less"), rel=1e-9)
+        assert found.lower(confidence) == pytest.approx(scipys(confidence, "greater"), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bootstrap_p_value_is_the_confidence_whose_bound_is_the_margin(seed):
+    values = np.random.default_rng(seed).exponential(size=40)
+    bound = bootstrap_upper_bound(means(values), 40, 0.9)
+
+    for margin in np.linspace(0.5, 1.6, 45):
+        p = bound.p_value(float(margin))
+        for confidence in (0.6, 0.9, 0.95, 0.99):
+            assert (p <= 1 - confidence) == (bound.test.upper(confidence) <= margin)
+
+
+def test_few_examples_are_judged_by_students_t():
+    values = np.array([0.1, 0.3, -0.2, 0.25])
+
+    bound = bootstrap_upper_bound(means(values), 4, 0.95)
+
+    # The jackknife's error of a mean is the usual one.
+    assert bound.upper == pytest.approx(mean_upper_bound(values, 0.95).upper)
+    assert bound.method == "Student's t with the jackknife's error"
+
+
+def test_the_jackknifes_error_of_a_ratio_is_that_of_the_linearised_one():
+    draw = np.random.default_rng(0)
+    items = draw.integers(1, 9, 300)
+    wrong = draw.binomial(items, 0.3)
+
+    found = parts(bootstrap_upper_bound(lambda counts: (counts @ wrong) / (counts @ items), 300, 0.95))[MeanDrop]
+
+    ratio = wrong.sum() / items.sum()
+    linear = (wrong - ratio * items) / items.mean()
+    assert found.mean == pytest.approx(ratio)
+    assert found.error == pytest.approx(linear.std(ddof=1) / math.sqrt(300), rel=0.01)
 
 
 def test_the_bootstrap_draws_the_same_examples_for_the_same_seed():
-    values = np.random.default_rng(1).normal(size=60)
+    values = np.random.default_rng(1).exponential(size=60)
 
     one, again, other = (
-        bootstrap_upper_bound(lambda chosen: float(values[chosen].mean()), 60, 0.95, resamples=300, seed=seed).upper
+        parts(bootstrap_upper_bound(means(values), 60, 0.95, resamples=300, seed=seed))[ResampledDrop].upper(0.95)
         for seed in (4, 4, 5)
     )
 
@@ -211,47 +280,59 @@ def test_the_bootstrap_draws_the_same_examples_for_the_same_seed():
     assert one != other
 
 
-def test_the_bootstrap_draws_positions_with_repetition():
-    drawn: list[np.ndarray] = []
+@pytest.mark.parametrize(("confidence", "drawn"), [(0.95, 500), (0.99, 2000), (0.999, 20_000)])
+def test_a_high_confidence_draws_resamples_enough_to_show_its_bound(confidence, drawn):
+    bound = bootstrap_upper_bound(means(np.arange(30.0)), 30, confidence, resamples=500)
 
-    def drop(chosen: np.ndarray) -> float:
-        drawn.append(chosen)
-        return float(chosen.mean())
-
-    bootstrap_upper_bound(drop, 30, 0.95, resamples=50)
-
-    resamples = [chosen for chosen in drawn if len(chosen) == 30]
-    assert len(resamples) > 50
-    assert all(0 <= chosen.min() <= chosen.max() < 30 for chosen in resamples)
-    assert any(len(set(chosen.tolist())) < 30 for chosen in resamples)
-    assert {chosen.dtype for chosen in drawn} == {np.dtype(np.int64)}
+    assert len(parts(bound)[ResampledDrop].drawn) == drawn
 
 
 def test_a_drop_that_never_varies_is_its_own_bound():
-    bound = bootstrap_upper_bound(lambda chosen: 0.25, 20, 0.95, resamples=50)
+    bound = bootstrap_upper_bound(lambda counts: np.full(len(counts), 0.25), 20, 0.95, resamples=50)
 
-    assert bound.upper == 0.25
-    assert bound.method == "paired bootstrap (percentile)"
+    assert (bound.upper, bound.lower) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_example_bounds_nothing(n):
+    bound = bootstrap_upper_bound(lambda counts: counts[:, 0] / counts.sum(axis=1), n, 0.95)
+
+    assert (bound.upper == math.inf) is (n == 1)
+    assert (bound.p_value(0.5) == 1.0) is (n == 1)
 
 
 def test_resamples_without_a_score_are_left_out():
     values = np.random.default_rng(1).normal(0.0, 1.0, size=40)
 
-    def drop(chosen: np.ndarray) -> float:
-        return math.nan if 0 not in chosen else float(values[chosen].mean())
+    def drops(counts: np.ndarray) -> np.ndarray:
+        return np.where(counts[:, 0] == 0, math.nan, means(values)(counts))
 
-    bound = bootstrap_upper_bound(drop, 40, 0.95)
+    bound = bootstrap_upper_bound(drops, 40, 0.95)
 
     error = values.std(ddof=1) / math.sqrt(40)
     assert bound.upper == pytest.approx(values.mean() + 1.645 * error, abs=0.6 * error)
 
 
-def test_the_bootstrap_of_many_examples_does_not_hold_all_resamples_at_once():
+def test_the_jackknife_of_many_examples_does_not_hold_all_resamples_at_once():
     n = 4000
     tracemalloc.start()
 
-    bootstrap_upper_bound(lambda chosen: float(chosen[0]), n, 0.95, resamples=10)
+    bootstrap_upper_bound(lambda counts: counts[:, 0], n, 0.95, resamples=400)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert peak < n * n * 8 / 2
+    assert peak < n * n * 8
+
+
+@pytest.mark.parametrize(("n", "items"), [(4, 6), (10, 6), (40, 12)])
+def test_a_bound_on_the_accuracy_of_tokens_holds_though_those_of_one_text_go_together(n, items):
+    """Simulated: every token of a text changes with a chance of its own text; the true drop is 0.1."""
+    draw = np.random.default_rng(n)
+    held = 0
+    for worse in [draw.binomial(items, draw.beta(0.5, 4.5, size=n)) for _ in range(200)]:
+        share = worse / items
+        bound = bootstrap_upper_bound(means(share), n, 0.95, resamples=400)
+        floor = tango_upper_bound(float((worse > 0).sum()), 0.0, n, 0.95).upper
+        held += max(bound.upper, floor) >= 0.1
+
+    assert held / 200 >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 200)

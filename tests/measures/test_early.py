@@ -22,7 +22,7 @@ from pytest_bertology.errors import MaskNotApplied
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.measures.early import EarlyVerdict, Requirement
 from pytest_bertology.measures.retention import Refutation, Retention, retention_or_refutation
-from pytest_bertology.statistics import mean_upper_bound, tango_upper_bound
+from pytest_bertology.statistics import ProportionDrop, tango_upper_bound
 from pytest_bertology.tasks.metrics import METRICS, Results
 from tests.planted import planted_model, planted_task
 from tests.tiny import LABELS, says, sentences, tiny_model
@@ -90,17 +90,15 @@ def by_sklearn(name, results):
 
 
 def whole(name, case, relative, confidence):
-    """The judged number, of all the data."""
+    """What decides on failure, of all the data: the drop, or the lower bound on it."""
     before, after = by_sklearn(name, case.baseline), by_sklearn(name, case.masked)
     scale = abs(before) if relative else 1.0
     drop = after - before if name in ("loss", "perplexity") else before - after
     if confidence is None:
         return drop / scale
-    if name == "loss":
-        return mean_upper_bound(case.masked.losses - case.baseline.losses, confidence).upper / scale
     was, now = (x.labels == x.predictions for x in (case.baseline, case.masked))
     worse, better = int((was & ~now).sum()), int((~was & now).sum())
-    return tango_upper_bound(worse, better, len(was), confidence).upper / scale
+    return ProportionDrop(worse, better, len(was)).lower(confidence) / scale
 
 
 KINDS = [
@@ -109,7 +107,6 @@ KINDS = [
     *((name, LETTERS, None) for name in ("loss", "perplexity")),
     ("accuracy", CLASSES, 0.95),
     ("accuracy", CLASSES, 0.5),
-    ("loss", CLASSES, 0.9),
 ]
 
 
@@ -131,12 +128,8 @@ def test_the_verdict_is_that_of_all_the_data(hundred):
 
         verdict, needed = case.early(requirement)
 
-        if name == "loss" and confidence is not None:  # its bound is known from below alone, and judged by itself
-            assert verdict.least <= full + 1e-9
-            assert full > tolerance or not verdict.failed
-        else:
-            assert verdict.failed is bool(full > tolerance + 1e-9), seed
-            assert verdict.failed or needed == n
+        assert verdict.failed is bool(full > tolerance + 1e-9), seed
+        assert verdict.failed or needed == n
 
 
 def test_a_drop_of_three_times_the_tolerance_takes_at_most_40_percent():
@@ -230,8 +223,12 @@ def test_what_cannot_be_proven_by_a_part_is_not_tried():
     assert not provable("pearson", "regression")
     assert not provable("accuracy", LETTERS)  # near ties of language models are not decided apart
     assert not provable("perplexity", LETTERS, 0.9)
-    assert not provable("loss", WORDS, 0.9)
-    assert provable("f1", WORDS, 0.9)
+    assert provable("f1", WORDS)
+    assert provable("accuracy", CLASSES, 0.9)
+    # With confidence a part must show that the check is not inconclusive, and other lower bounds may fall again.
+    assert not provable("loss", CLASSES, 0.9)
+    assert not provable("f1", CLASSES, 0.9)
+    assert not provable("accuracy", WORDS, 0.9)
 
 
 # -- models --------------------------------------------------------------------------------------------------------
@@ -394,8 +391,24 @@ def test_with_confidence_the_bound_is_at_least_what_is_said(model, task):
     full = verdict_of(model, task, early=False, **options)
 
     assert verdict.details["examples_needed"] < N
+    assert verdict.outcome == full.outcome == "failed"
     assert 0.03 < verdict.observed <= full.observed
+    assert 0.9 <= verdict.p_value <= full.p_value
     assert verdict.judged == full.judged == "bound on the drop"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9, 1.1, 2.0])
+def test_early_and_late_agree_on_what_is_failed_and_what_inconclusive(model, task, share):
+    drop = assert_metric_retained(model, task, heads=HEADS, tolerance=0.9).drop
+    options = {"heads": HEADS, "tolerance": drop * share, "confidence": 0.9}
+
+    full = verdict_of(model, task, early=False, **options)
+    with storing(ResultStore()):
+        verdict = verdict_of(model, task, **options)
+
+    assert verdict.outcome == full.outcome == {0.2: "failed", 2.0: "passed"}.get(share, "inconclusive")
+    if full.outcome != "failed":
+        assert (verdict.observed, verdict.p_value) == (full.observed, full.p_value)
 
 
 def test_near_ties_are_decided_by_the_example_alone():
