@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from typing import Any
 
 from pytest_bertology.checks.verdicts import CheckFailed, Inconclusive, Verdict, hearing, tell, unheard
 from pytest_bertology.deferred.describing import Undescribed, described
-from pytest_bertology.deferred.handles import Answer, unwrapped
+from pytest_bertology.deferred.handles import Answer, is_value, seen_of, unwrapped
 from pytest_bertology.deferred.memory import Memory, current_memory
 from pytest_bertology.deferred.plain import NotPlain, decode, encode
 from pytest_bertology.engine.announcing import Announcement, heard, listening, pictured, unannounced
@@ -65,14 +65,18 @@ def remembered(what: str, asked: Any, compute: Callable[[], Any]) -> Any:
 def _shows_all(found: Mapping[str, Any]) -> bool:
     """Whether everybody who listens can be told what was announced: some want pictures, some the results themselves."""
     kept = found["announced"]
-    return not kept or (not heard("values") and (not heard("pictures") or all(each["picture"] for each in kept)))
+    return not kept or (
+        not heard("values") and (not heard("pictures") or all(each["picture"] is not None for each in kept))
+    )
 
 
 def _given_again(memory: Memory, key: str, found: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
     __tracebackhide__ = True
     for category, text in found["warnings"]:
         warnings.warn(text, BertologyWarning if category == "BertologyWarning" else UserWarning, stacklevel=4)
-    for each in found["announced"]:
+    for each in found["announced"] if heard("pictures") else ():
+        if not each["picture"]:
+            continue
         pictured(Announcement(each["kind"], None, each["model"], each["task"], each["state"], each["picture"]))
     verdicts = [_verdict(each) for each in found["verdicts"]]
     for verdict in verdicts:
@@ -87,7 +91,7 @@ def _given_again(memory: Memory, key: str, found: Mapping[str, Any], compute: Ca
             warnings.simplefilter("ignore")
             return compute()
 
-    return Answer(key, again, memory, found["shown"])
+    return Answer(key, again, memory, found)
 
 
 def _computed(memory: Memory, key: str, compute: Callable[[], Any]) -> Any:
@@ -114,12 +118,12 @@ def _computed(memory: Memory, key: str, compute: Callable[[], Any]) -> Any:
         raise failure
     if hasattr(value, "__next__") or hasattr(value, "__enter__"):
         return value
-    try:
-        memory.keep(key, record | {"value": encode(value)})
-    except NotPlain:
-        memory.keep(key, record | {"shown": repr(value)})
-        return Answer(key, lambda: value, memory, repr(value), value)
-    return value
+    if is_value(value):
+        with suppress(NotPlain):
+            memory.keep(key, record | {"value": encode(value)})
+        return value
+    memory.keep(key, record | seen_of(value))
+    return Answer(key, lambda: value, memory, seen_of(value), value)
 
 
 @contextmanager
@@ -141,7 +145,10 @@ def _kept(found: Announcement) -> dict[str, Any]:
     if heard("pictures"):
         from pytest_bertology.report.pictures import picture as drawn
 
-        picture = asdict(drawn(found))
+        try:
+            picture = asdict(drawn(found))
+        except Exception:  # noqa: BLE001 - there is no picture of it: nor will there be another time
+            picture = {}
     return {
         "kind": found.kind,
         "model": found.model,

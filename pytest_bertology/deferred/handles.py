@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pytest_bertology.heads import HeadMask
 
 _UNMADE = object()
+_OF_HEADS = ("HeadScores", "HeadMask")
+"""Classes that are told without a result of theirs, for `isinstance`."""
 _KNOWN_OF_MODELS = ("name", "heads", "dtype", "kind")
 """What can be told of a model without loading it, once it was loaded."""
 
@@ -179,11 +181,18 @@ class Answer(_Handle):
 
     __slots__ = ()
 
-    def __init__(self, key: str, compute: Callable[[], Any], memory: Memory, shown: str, real: Any = _UNMADE) -> None:
-        object.__setattr__(self, "_state", _AnswerState(key, compute, memory, shown, real))
+    def __init__(
+        self, key: str, compute: Callable[[], Any], memory: Memory, seen: Mapping[str, Any], real: Any = _UNMADE
+    ) -> None:
+        object.__setattr__(self, "_state", _AnswerState(key, compute, memory, seen, real))
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
+        kind = self._state.kind
+        if kind in _OF_HEADS:
+            from pytest_bertology import heads
+
+            return getattr(heads, kind)
         return type(self._state.made())
 
     def __getattr__(self, name: str) -> Any:
@@ -201,8 +210,11 @@ class Answer(_Handle):
 class _AnswerState:
     """What an answer knows of itself."""
 
-    def __init__(self, key: str, compute: Callable[[], Any], memory: Memory, shown: str, real: Any) -> None:
-        self.key, self.compute, self.memory, self.shown, self.real = key, compute, memory, shown, real
+    def __init__(
+        self, key: str, compute: Callable[[], Any], memory: Memory, seen: Mapping[str, Any], real: Any
+    ) -> None:
+        self.key, self.compute, self.memory, self.real = key, compute, memory, real
+        self.shown, self.kind = str(seen["shown"]), str(seen["kind"])
 
     def made(self) -> Any:
         """The result itself."""
@@ -254,7 +266,7 @@ def _told(memory: Memory, asked: list[Any], compute: Callable[[], Any]) -> Any:
     if found is not None and "value" in found:
         return decode(found["value"])
     if found is not None and "shown" in found:
-        return Answer(key, compute, memory, found["shown"])
+        return Answer(key, compute, memory, found)
     return _kept(memory, key, compute())
 
 
@@ -266,9 +278,19 @@ def _kept(memory: Memory, key: str, value: Any) -> Any:
         memory.keep(key, {"value": encode(value)})
     except NotPlain:
         if is_dataclass(value) or hasattr(value, "_fields"):
-            memory.keep(key, {"shown": repr(value)})
-            return Answer(key, lambda: value, memory, repr(value), value)
+            memory.keep(key, seen_of(value))
+            return Answer(key, lambda: value, memory, seen_of(value), value)
     return value
+
+
+def seen_of(value: Any) -> dict[str, Any]:
+    """What is told of a result that is not there: how it prints, and its class by name."""
+    return {"shown": repr(value), "kind": type(value).__name__}
+
+
+def is_value(value: Any) -> bool:
+    """Whether a result is given as it is: numbers, texts, and collections of them; reports and scores are not."""
+    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict | set | frozenset)
 
 
 def unwrapped(value: Any) -> Any:
