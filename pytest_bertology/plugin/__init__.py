@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import baselines, figures, noise, options, reports, workers
+from pytest_bertology.plugin import baselines, figures, gpu_shares, noise, options, reports, workers
 from pytest_bertology.plugin.baselines import bertology_baseline, bertology_reference
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
@@ -61,6 +61,11 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(newhooks)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    gpu_shares.enable(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
@@ -74,6 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "gpu: the test needs a CUDA device; skipped with a reason where there is none, failed under "
         "--bertology-require-gpu.",
     )
+    gpu_shares.enable(config)
     config.stash[session_key] = session = Session(config, options.Settings(config))
     session.stack.enter_context(methods_from(lambda name: own_methods(config, name)))
     figures.enable(config, session.settings)
@@ -92,7 +98,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return config.stash[session_key].settings.header() + rootdir_hint(config)
+    settings = config.stash[session_key].settings
+    return settings.header() + gpu_shares.header(config, settings) + rootdir_hint(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -80,6 +80,14 @@ def _device(value: str) -> str | None:
     return None if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value) else "auto, cpu, cuda, cuda:N or mps"
 
 
+def _fraction(value: str) -> str | None:
+    try:
+        valid = 0.0 < float(value) <= 1.0
+    except ValueError:
+        valid = False
+    return None if valid else "a number above 0 and up to 1, such as 0.5"
+
+
 def _model(value: str) -> str | None:
     looks_like_path = value.startswith((".", "/", "~")) or value.count("/") > 1
     return "a hub name or an existing folder" if looks_like_path and not Path(value).is_dir() else None
@@ -210,6 +218,13 @@ OPTIONS = (
         metavar="FOLDER",
         check=_folder,
         path=True,
+    ),
+    Option(
+        "gpu_memory",
+        "share of a GPU's memory that this process, or each worker of pytest-xdist, may take (default: all of it, "
+        "divided by the workers on that GPU)",
+        metavar="FRACTION",
+        check=_fraction,
     ),
     Option("require_gpu", "fail, and do not skip, where a test needs a GPU and there is none", flag=True),
     Option("trust_remote_code", "run the code that a checkpoint brings along", flag=True),

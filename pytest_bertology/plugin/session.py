@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_bertology.names import EMBEDDED
-from pytest_bertology.plugin import workers
+from pytest_bertology.plugin import gpu_shares, workers
 from pytest_bertology.plugin.options import Settings
 
 if TYPE_CHECKING:
@@ -253,6 +253,7 @@ class Session:
     def _load(self, source: str, options: Mapping[str, Any]) -> ModelUnderTest:
         from pytest_bertology.models import ModelUnderTest, load_model
 
+        gpu_shares.limit_memory(self.config, self.settings, options.get("device"))
         own = self.config.hook.pytest_bertology_load_model(source=source, config=self.config)
         if isinstance(own, ModelUnderTest):
             return own
