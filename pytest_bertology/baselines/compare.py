@@ -41,9 +41,10 @@ def compare_entries(
     """
     warned = differing(before["warn"], now["warn"])
     unmatched = differing(before["match"], now["match"])
-    if between_models and "tokens" in unmatched:
-        warned["tokens"] = unmatched.pop("tokens")
-    names = ({*before["match"]} ^ {*now["match"]}) - {"tokens", "labels"}
+    for name in ("tokens", "tokenizer"):
+        if between_models and name in unmatched:
+            warned[name] = unmatched.pop(name)
+    names = ({*before["match"]} ^ {*now["match"]}) - {"tokens", "tokenizer", "labels"}
     for name in sorted(names):
         here, there = (each["match"].get(name, "not set") for each in (before, now))
         unmatched[name] = f"{here} → {there}"

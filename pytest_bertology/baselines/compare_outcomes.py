@@ -44,6 +44,7 @@ def compare_outcomes(
     paired = compare(before, now, confidence=limits.confidence)
     found = _significance(paired, limits) if limits.tolerance is None else _non_inferior(paired, limits)
     changed = int((before.raw.predictions != now.raw.predictions).sum())
+    found = {"metric": now.metric.name} | found
     found = _few_changed(found, changed, len(now.raw.predictions), limits)
     evidence = _evidence(before, now, labels)
     rows = {
@@ -65,7 +66,6 @@ def compare_outcomes(
         rows=rows,
         lines=tuple(_lines(evidence)),
         evidence=evidence,
-        metric=now.metric.name,
         baseline=kept["score"],
         score=now.score,
         examples=len(now),
@@ -77,10 +77,11 @@ def compare_outcomes(
 def _significance(paired: Paired, limits: Limits) -> dict[str, Any]:
     level = _level(paired, limits)
     return {
-        "passed": paired.p_worse >= level,
+        "passed": paired.p_worse > level,
+        "tests": "change",
         "observed": paired.drop,
-        "judged": f"drop in {paired.metric} below its baseline",
-        "required": f"not significant (p >= {level:.2g})",
+        "judged": "drop from the baseline",
+        "required": f"not significant (p > {level:.2g})",
         "title": f"{paired.metric} is significantly worse than its baseline",
     }
 
@@ -104,7 +105,7 @@ def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
         "passed": passed,
         "inconclusive": not passed and within,
         "observed": upper,
-        "judged": f"bound on the {relative}drop in {paired.metric} below its baseline",
+        "judged": f"bound on the {relative}drop from the baseline",
         "required": f"<= {tolerance:g}",
         "title": f"{title}: the examples are too few to tell" if within else title,
         "rows": {"true drop": f"below {upper:.4f} with {limits.confidence:.0%} confidence ({paired.bound.method})"},
@@ -120,6 +121,7 @@ def _few_changed(found: dict[str, Any], changed: int, total: int, limits: Limits
         "passed": False,
         "inconclusive": False,
         "observed": changed / total,
+        "metric": None,
         "judged": "share of predictions that changed since the baseline",
         "required": f"<= {most:g}",
         "title": f"more predictions changed than may: {changed} of {total}",

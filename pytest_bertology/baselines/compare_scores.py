@@ -119,10 +119,10 @@ class _Judged:
         """What is wrong, the worst first."""
         p = min(1.0, 3.0 * min(self.p_correlation, self.p_overlap)) if self.correlations is not None else None
         method = ranks[0].method
-        base = {"p_value": p, "inconclusive": False}
+        base = {"p_value": p, "inconclusive": False, "tests": "" if p is None or self.chosen else "change"}
         low = self.correlation < self.min_correlation - 1e-9
         few = self.overlap < self.min_overlap - 1e-9
-        if lost and not low and not self.chosen:
+        if lost and not self.chosen:
             count = len(heads)
             return base | {
                 "passed": False,
@@ -152,7 +152,8 @@ class _Judged:
         """A figure with its interval, where the noise is known."""
         if drawn is None:
             return f"{value:.4f}"
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        # Noise on both sides makes draws agree less than what was drawn from: the interval is put around that.
+        low, high = np.clip(np.quantile(drawn, [0.025, 0.975]) + value - drawn.mean(), -1.0, 1.0)
         return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
     def why(self, name: str) -> str:

@@ -74,6 +74,8 @@ class Comparison:
     judged: str = ""
     p_value: float | None = None
     """Of no change for the worse, where a test decides."""
+    tests: str = ""
+    """ "change" where that test decides: it is one of the run's family, which is corrected for its size."""
     title: str = ""
     """What is wrong, in a line."""
     rows: Mapping[str, str] = field(default_factory=dict)

@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 _DIGITS = 16
 """Of SHA-256, in a file that people read."""
 _MINOR = ("torch", "transformers")
+_TEXTS = (
+    "The Quick BROWN fox's naïve café — 3.14 €, 1,000 of 2024!",
+    "  two  spaces, a\ttab\nand a line; [MASK] <unk> </s> don't",
+    "Привет мир, 北京 ١٢٣ ǅ ﬁ 😀",
+)
+"""Capitals, accents, numbers, spaces, what looks like special tokens, and scripts: where tokenizers differ."""
 _ADVICE = {
     "data": "it is judged on other data",
     "tokens": "the tokenizer reads the same data differently",
+    "tokenizer": "it reads other texts differently, though not all of these",
     "labels": "the model's labels have other names, or another order",
     "heads": "the model has other layers or heads",
 }
@@ -65,7 +72,7 @@ def provenance_of(origin: Origin | None, model: ModelUnderTest | None, *, by_hea
         revision = getattr(model.model.config, "_commit_hash", None)
         recorded |= {"revision": revision} if revision else {}
         if origin is not None:
-            match |= {"tokens": tokens_digest(model, origin.data)}
+            match |= {"tokens": tokens_digest(model, origin.data), "tokenizer": tokenizer_digest(model)}
     return Provenance(_known(match), _known(warn), _known(recorded))
 
 
@@ -108,6 +115,17 @@ def tokens_digest(model: ModelUnderTest, data: Any) -> str | None:
     for example in encoded.examples:
         sha.update(repr((example.ids, example.types)).encode())
     return sha.hexdigest()[:_DIGITS]
+
+
+def tokenizer_digest(model: ModelUnderTest) -> str | None:
+    """Of how the tokenizer reads a few fixed texts: data in small letters does not show that others are no longer."""
+    if model.tokenizer is None:
+        return None
+    try:
+        read = [list(model.tokenizer(text)["input_ids"]) for text in _TEXTS]
+    except Exception:  # noqa: BLE001 - of tokenizers that read other things than strings, nothing is said
+        return None
+    return hashlib.sha256(repr(read).encode()).hexdigest()[:_DIGITS]
 
 
 def data_digest(data: Any) -> str | None:

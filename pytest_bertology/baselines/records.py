@@ -185,7 +185,8 @@ def _figures(kind: str, heads: HeadMap | None, match: Mapping[str, Any], found: 
     for each in found:
         numbers = np.asarray(each.values, dtype=np.float64)
         if not np.isfinite(numbers).all():
-            raise NonFinite("a number", f"{each.name} of a {kind} that is to be kept as a baseline")
+            first = each.names[int(np.argmin(np.isfinite(numbers)))]
+            raise NonFinite(f"{each.name} of {first}", f"the {kind} that is to be a baseline")
         kept: dict[str, Any] = {"values": _listed(numbers, each, heads)}
         if each.errors is not None:
             kept["errors"] = _listed(np.asarray(each.errors, dtype=np.float64), each, heads)

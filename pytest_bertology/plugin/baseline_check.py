@@ -15,6 +15,8 @@ from pytest_bertology.baselines.records import Record, record
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.deferred.handles import unwrapped
 from pytest_bertology.errors import CannotMeasure, InvalidArgument
+from pytest_bertology.measures.evaluation import Outcomes
+from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.origins import Origin, made_by, origin_of
 from pytest_bertology.plugin.baselines import CHECK, Noted, Running, _shown, model_of, reference_of, warn_once
 
@@ -33,6 +35,7 @@ class Checked:
     key: str
     origin: Origin | None
     model: ModelUnderTest | None
+    value: Any
     found: Record
     entry: Entry
 
@@ -53,7 +56,7 @@ class Checked:
         found, entry = _read(value, origin, model)
         key = f"{noted.test}/{_name(name, found)}"
         cls._refuse_another(noted, key, entry)
-        return cls(running, noted, key, origin, model, found, entry)
+        return cls(running, noted, key, origin, model, value, found, entry)
 
     @staticmethod
     def _refuse_another(noted: Noted, key: str, entry: Entry) -> None:
@@ -62,6 +65,13 @@ class Checked:
         if noted.asked.setdefault(key, digest) != digest:
             name = key.rpartition("/")[2]
             raise InvalidArgument("name", name, "another: this test has checked another value under that name")
+
+    def refuse_below_noise(self, limits: Limits) -> None:
+        """Raise ToleranceBelowNoise where noise is measured and can use up the tolerance of a score."""
+        __tracebackhide__ = True
+        if limits.tolerance is not None and isinstance(self.value, Outcomes) and self.model is not None:
+            task = self.value.task.with_metric(self.value.metric)
+            check_above_noise(self.model, task, limits.tolerance, limits.relative)
 
     def against_kept(self, limits: Limits) -> Comparison:
         """Compare with the entry of the file, or note that it is to be written."""
@@ -143,6 +153,7 @@ class Checked:
         recorded = differing((before or self.entry)["recorded"], self.entry["recorded"])
         provenance = [f"{name}: {change}" for name, change in {**found.differs, **recorded}.items()]
         power = {"power": list(found.power)} if found.power else {}
+        tests = {"tests": found.tests} if found.tests else {}
         return Verdict(
             check=CHECK,
             passed=found.passed,
@@ -165,9 +176,11 @@ class Checked:
                     "provenance": provenance,
                     "rows": dict(found.rows),
                     "better": found.better,
+                    "value": digest_of(self.entry),
                     "written": self.noted.how.get(self.key),
                 },
                 **power,
+                **tests,
             },
             inconclusive=found.inconclusive,
             p_value=found.p_value,

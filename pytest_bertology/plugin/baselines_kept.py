@@ -70,7 +70,7 @@ class Kept:
         if told is not None:
             test.told = told
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write and remove, in the controller only; in a worker say what was left out."""
         output = getattr(self._config, "workeroutput", None)
@@ -86,16 +86,9 @@ class Kept:
             self.problems.append(f"baselines could not be written: {error}")
         if self.problems:
             session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
-
-    @pytest.hookimpl
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """What was written, what is not used, and what went wrong."""
-        if self.lines or self.problems:
-            terminalreporter.section("bertology baselines")
-            for line in self.lines:
-                terminalreporter.line(line)
-            for problem in self.problems:
-                terminalreporter.line(f"FAILED  {problem}", red=True)
+        gathered: Any = self._config.pluginmanager.get_plugin("bertology-gathered")
+        gathered.notes += self.lines  # before reports are written, which is the last that is done
+        gathered.problems += self.problems
 
     def _write(self) -> None:
         """What passed tests noted, file by file; a test that failed, or was not torn down, writes nothing."""

@@ -20,7 +20,7 @@ from pytest_bertology.files import written_whole
 from pytest_bertology.plugin.options import Settings
 from pytest_bertology.plugin.workers import ungrouped
 from pytest_bertology.report.rows import outcome_in, rows_of, run_verdict
-from pytest_bertology.report.wording import merged, probed, sentence
+from pytest_bertology.report.wording import entry, merged, probed, sentence
 
 SCHEMA = "pytest-bertology report 1"
 _LABELS = {"failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
@@ -143,6 +143,11 @@ def plain(value: Any) -> Any:
     return number if isinstance(number, bool | int) else str(value)
 
 
+def each_last(verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of equal verdicts the last alone: how often Hypothesis runs an example again is up to tracebacks and timing."""
+    return list({json.dumps(each): each for each in reversed(verdicts)}.values())[::-1]
+
+
 def _outcome(report: pytest.TestReport) -> str:
     if hasattr(report, "wasxfail"):
         return "xpassed" if report.passed else "xfailed"
@@ -172,7 +177,8 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
         f"{verdict['model']}: baseline {verdict['baseline']:.4f} {verdict['metric']} on {verdict['task']} "
         f"({verdict['examples']} examples)"
         for verdict in verdicts
-        if verdict["baseline"] is not None and not probed(verdict)  # a probe's score is none of the model's own
+        # A probe's score is none of the model's own, and a stored baseline is none of this model's.
+        if verdict["baseline"] is not None and not probed(verdict) and not entry(verdict)
     )
     return list(dict.fromkeys(lines))
 

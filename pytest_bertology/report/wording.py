@@ -16,6 +16,7 @@ def merged(verdicts: Sequence[Plain]) -> list[Plain]:
     rows: dict[tuple[Any, ...], Plain] = {}
     for verdict in verdicts:
         key = tuple(verdict[name] for name in ("check", "judged", "required", "model", "task", "metric"))
+        key = (*key, entry(verdict))
         known = rows.get(key)
         times = 1 if known is None else known["times"] + 1
         keep = known is not None and not known["passed"] and verdict["passed"]
@@ -37,18 +38,26 @@ def sentence(verdict: Plain) -> str:
         masked = f", {counted(layers, 'layer')} skipped" if layers else ""
         if "property" in verdict["details"]:
             masked = f", {verdict['details']['property']} erased"
-        elif heads or not layers:
+        elif (heads or not layers) and not entry(verdict):
             masked += f", {counted(heads, 'head')} {_done(verdict['details'])}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{probed(verdict)})"
     times = f", {verdict['times']} times" if verdict.get("times", 1) > 1 else ""
     observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
     least = "at least " if early else ""
-    return f"{judged(verdict)} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
+    name = entry(verdict).rpartition("/")[2]
+    said = f"{name}: {judged(verdict)}" if name else judged(verdict)
+    return f"{said} {least}{observed}{scores}, required {verdict['required']}{masked}{early}{times}"
 
 
 def judged(verdict: Plain) -> str:
     """What the number is, such as "drop in accuracy"."""
     return str(verdict["judged"]) + (f" in {verdict['metric']}" if verdict["metric"] else "")
+
+
+def entry(verdict: Plain) -> str:
+    """The name of the stored baseline that the verdict is on; "" where there is none."""
+    baseline = verdict["details"].get("baseline")
+    return str(baseline["name"]) if isinstance(baseline, dict) else ""
 
 
 def _done(details: Plain) -> str:
