@@ -235,6 +235,7 @@ class BaselineCheck:
         from pytest_bertology.plugin.baseline_check import Checked
 
         checked = Checked.of(self._running, value, name)
+        checked.refuse_below_noise(limits)
         return checked.against_reference(limits) if self._running.reference else checked.against_kept(limits)
 
 

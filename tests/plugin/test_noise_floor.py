@@ -9,13 +9,17 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore:Retaining")
 
 SUITE = """
-    from pytest_bertology import assert_layers_droppable, assert_metric_retained
+    from pytest_bertology import assert_layers_droppable, assert_metric_retained, evaluate
 
     def test_below(bertology_model, bertology_task):
         assert_metric_retained(bertology_model, bertology_task, heads=[(0, 1)], metric="loss", tolerance=1e-9)
 
     def test_above(bertology_model, bertology_task):
         assert_metric_retained(bertology_model, bertology_task, heads=[(0, 1)], metric="loss", tolerance=50.0)
+
+    def test_baseline(bertology_model, bertology_task, bertology_baseline):
+        found = evaluate(bertology_model, bertology_task).rescored("loss")
+        bertology_baseline.check(found, tolerance=1e-9)
 
     def test_layers(bertology_model, bertology_task):
         assert_layers_droppable(bertology_model, bertology_task, [1], metric="loss", relative=True, tolerance=1e-12)
@@ -25,11 +29,12 @@ SUITE = """
 def test_a_tolerance_below_the_floor_fails_its_test_alone(suite, section):
     result = suite.run(SUITE, "--bertology-noise-floor", "--bertology-report-json=report.json")
 
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=1, failed=3)
     told = section(result, "test_below")
     assert "ToleranceBelowNoise" in told
     assert "tolerance 1e-09 is below the noise floor" in told
     assert "Allow at least" in told
+    assert "ToleranceBelowNoise" in section(result, "test_baseline")
     assert "(relative, " in section(result, "test_layers")
     (floor,) = json.loads((suite.path / "report.json").read_text())["noise_floor"]
     assert (floor["model"], floor["task"], floor["metric"]) == ("tiny", "reviews.csv", "loss")
@@ -51,6 +56,6 @@ def test_floors_of_workers_arrive_once(suite):
     options = ("--bertology-noise-floor", "--bertology-report-json=report.json", "-n2", "--dist=load")
     result = suite.pytester.runpytest_subprocess("-p", "no:cacheprovider", *suite.given, *options, timeout=120)
 
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=1, failed=3)
     assert len(json.loads((suite.path / "report.json").read_text())["noise_floor"]) == 1
     assert len([line for line in result.outlines if line.startswith("noise floor of")]) == 1
