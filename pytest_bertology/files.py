@@ -12,7 +12,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pytest_bertology.errors.base import BertologyWarning
+from pytest_bertology.errors.base import StoreWarning
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -144,6 +144,6 @@ def _warn(folder: Path, error: Exception) -> None:
     _warned.add(folder)
     warnings.warn(
         f"{folder} is on a file system without locks ({error}): processes that share it may compute the same twice",
-        BertologyWarning,
+        StoreWarning,
         stacklevel=3,
     )

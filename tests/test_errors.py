@@ -97,7 +97,9 @@ PUBLIC = [
     for name, found in vars(errors).items()
     if inspect.isclass(found) and issubclass(found, BaseException) and not name.startswith("_")
 ]
-ERRORS = [found for found in PUBLIC if found not in (errors.BertologyError, errors.BertologyWarning)]
+ERRORS = [
+    found for found in PUBLIC if found not in (errors.BertologyError, errors.BertologyWarning, errors.StoreWarning)
+]
 
 
 def test_the_table_knows_every_error():

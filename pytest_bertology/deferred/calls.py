@@ -18,7 +18,7 @@ from pytest_bertology.deferred.handles import Answer, is_value, seen_of, unwrapp
 from pytest_bertology.deferred.memory import Memory, current_memory
 from pytest_bertology.deferred.plain import NotPlain, decode, encode
 from pytest_bertology.engine.announcing import Announcement, heard, listening, pictured, unannounced
-from pytest_bertology.errors import BertologyWarning
+from pytest_bertology.errors import BertologyWarning, StoreWarning
 
 NOT_ANSWERED = frozenset({
     "assert_faster", "timing",  # the clock says something else each time
@@ -128,13 +128,13 @@ def _computed(memory: Memory, key: str, compute: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _warned_of() -> Iterator[list[list[str]]]:
-    """The package's warnings within the context, as category and text; all warnings are given at its end."""
+    """The package's warnings of results within the context, as category and text; all are given at its end."""
     told: list[list[str]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield told
     for each in caught:
-        if issubclass(each.category, BertologyWarning):
+        if issubclass(each.category, BertologyWarning) and not issubclass(each.category, StoreWarning):
             told.append([each.category.__name__, str(each.message)])
         warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 

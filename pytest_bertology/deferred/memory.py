@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_bertology.deferred.environment import environment
-from pytest_bertology.errors import BertologyWarning
-from pytest_bertology.files import written_whole
+from pytest_bertology.errors import StoreWarning
+from pytest_bertology.files import remove_stale, written_whole
 
 _SCHEMA = "pytest-bertology answers 1"
 
@@ -32,7 +32,8 @@ class Memory:
         """How many had to be computed."""
         self._context = context
         self._before: Callable[[], None] | None = before
-        self._told = False
+        self._warned: set[str] = set()
+        self._swept: set[Path] = set()
 
     def key(self, *parts: Any) -> str:
         """A hash of `parts`, plain values, and of everything else that decides an answer."""
@@ -50,7 +51,7 @@ class Memory:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            warnings.warn(f"the stored answer {path} is damaged ({error}); computing it again", BertologyWarning, 2)
+            self._warn("damaged", f"the stored answer {path} is damaged ({error}); computing it again, and any others")
             return None
         return found
 
@@ -60,12 +61,19 @@ class Memory:
         content = json.dumps(answer, ensure_ascii=True).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._swept:
+                self._swept.add(path.parent)
+                remove_stale(path.parent)
             with written_whole(path) as temporary:
                 temporary.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         except OSError as error:
-            if not self._told:
-                self._told = True
-                warnings.warn(f"answers cannot be stored in {self.folder} ({error})", BertologyWarning, 2)
+            self._warn("unwritten", f"answers cannot be stored in {self.folder} ({error})")
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn once: what is wrong with a folder is wrong with each of its thousand answers."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(text, StoreWarning, stacklevel=3)
 
     def compute(self) -> None:
         """Something is about to be computed."""

@@ -7,7 +7,7 @@ import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock, RLock
@@ -24,7 +24,7 @@ from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import Encoded
 from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.progress import waiting
-from pytest_bertology.errors import BertologyWarning
+from pytest_bertology.errors import StoreWarning
 from pytest_bertology.files import locked, remove_stale, written_whole
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
@@ -115,6 +115,7 @@ class ResultStore:
         path = self._path(key)
         if path is None:
             return None
+        content = b""
         try:
             content = path.read_bytes()
             if _seal(key, content[32:]) != content[:32]:
@@ -125,6 +126,9 @@ class ResultStore:
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             self._warn("damaged", f"the stored result {path} is damaged ({error}); computing it again, and any others")
+            with suppress(OSError):  # another process may have replaced it meanwhile
+                if path.read_bytes() == content:
+                    path.unlink()
             return None
 
     def _write(self, key: str, results: Arrays) -> None:
@@ -151,7 +155,7 @@ class ResultStore:
         """Warn once: what is wrong with a folder is wrong with each of its thousand entries."""
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(text, BertologyWarning, stacklevel=4)
+            warnings.warn(text, StoreWarning, stacklevel=4)
 
 
 def _seal(key: str, content: bytes) -> bytes:

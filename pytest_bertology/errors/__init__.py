@@ -3,6 +3,7 @@
 from pytest_bertology.errors.base import (
     BertologyError,
     BertologyWarning,
+    StoreWarning,
     describe_heads,
 )
 from pytest_bertology.errors.models import (
@@ -117,6 +118,7 @@ __all__ = [
     "SelfCheckFailed",
     "SingleClass",
     "SkippedByAnotherThread",
+    "StoreWarning",
     "TaskNotFound",
     "ToleranceBelowNoise",
     "TooMuchMemory",

@@ -17,6 +17,10 @@ class BertologyWarning(UserWarning):
     """Something that does not make a result wrong, but that its reader should know."""
 
 
+class StoreWarning(BertologyWarning):
+    """Something is wrong with the folder that keeps results, and nothing with the results."""
+
+
 def some(items: Sequence[object], limit: int = 8) -> str:
     """The first few of `items`, and how many more there are."""
     shown = ", ".join(str(item) for item in items[:limit])
