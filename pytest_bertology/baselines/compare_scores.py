@@ -105,7 +105,18 @@ class _Judged:
         return float(np.quantile(own[index], level, method="lower")), p
 
     def lost(self) -> list[int]:
-        """Top heads of the baseline that are behind the first 2 k now, and surely less important than they were."""
+        """Heads that lost their importance, the most important first.
+
+        Top heads of the baseline that are behind the first 2 k now, and surely less important than they were; and any
+        that moved something and moves nothing now, for any example: that is no matter of chance.
+        """
+        idle = np.zeros(len(self.before), dtype=bool)
+        if self.error_now is not None:
+            idle = (self.now == 0.0) & (self.error_now == 0.0) & (self.before != 0.0)
+        found = {*self._fallen(), *map(int, np.flatnonzero(idle))}
+        return sorted(found, key=lambda i: (-self.before[i], i))
+
+    def _fallen(self) -> list[int]:
         ranks = [np.argsort(np.argsort(-values, kind="stable")) for values in (self.before, self.now)]
         n = len(self.before)
         fallen = [int(i) for i in np.argsort(ranks[0])[: self.k] if ranks[1][i] >= min(2 * self.k, n - 1)]
@@ -127,9 +138,9 @@ class _Judged:
             return base | {
                 "passed": False,
                 "observed": float(count),
-                "judged": f"top heads by {method} that lost their importance",
+                "judged": f"heads that lost their importance by {method}",
                 "required": "<= 0",
-                "title": f"{count} of the {self.k} most important heads lost {'its' if count == 1 else 'their'} "
+                "title": f"{count} head{'' if count == 1 else 's'} lost {'its' if count == 1 else 'their'} "
                 f"importance ({method})",
             }
         if few and not low:
@@ -140,12 +151,16 @@ class _Judged:
                 "required": f">= {self.min_overlap:.4g}",
                 "title": f"other heads are the most important than in the baseline ({method})",
             }
+        vague = not self.chosen and self.min_correlation <= 0.0 and self.correlation < MIN_CORRELATION and not low
+        wrong = f"the ranking of heads is not that of the baseline ({method})"
+        noisy = f"the scores are too noisy to tell whether heads rank as in the baseline ({method}): use more examples"
         return base | {
-            "passed": not low,
+            "passed": not low and not vague,
+            "inconclusive": vague,
             "observed": self.correlation,
             "judged": f"rank correlation of {method} scores with their baseline",
-            "required": f">= {self.min_correlation:.4g}",
-            "title": f"the ranking of heads is not that of the baseline ({method})",
+            "required": f">= {MIN_CORRELATION if vague else self.min_correlation:.4g}",
+            "title": noisy if vague else wrong,
         }
 
     def said(self, value: float, drawn: Array | None) -> str:

@@ -103,11 +103,25 @@ def test_a_top_head_that_does_nothing_any_more_is_named(known):
     assert found.evidence["heads"]["candidate"][head] == 0.0
 
 
-def test_a_head_that_was_of_no_importance_may_lose_it():
+def test_a_head_of_little_importance_may_lose_most_of_it_but_not_move_nothing_at_all():
     now = TRUTH.copy()
-    now[int(np.argmin(TRUTH))] = 0.0
+    least = int(np.argmin(TRUTH))
+    now[least] /= 10.0
+    idle = np.where(now == now[least], 0.0, now)
 
     assert compared(*(scores(values, 0.1 * values) for values in (TRUTH, now))).passed
+    found = compared(*(scores(values, 0.1 * values) for values in (TRUTH, idle)))
+    assert (found.passed, found.heads) == (False, (str(HEADS[least]),))
+
+
+def test_scores_that_are_all_noise_are_inconclusive_unless_they_are_the_same():
+    now = TRUTH[::-1].copy()
+    noise = np.full(72, 5.0)
+
+    found = compared(scores(TRUTH, noise), scores(now, noise))
+
+    assert (found.passed, found.inconclusive) == (False, True)
+    assert compared(scores(TRUTH, noise), scores(TRUTH, noise)).passed
 
 
 def test_what_is_not_known_to_be_noise_is_judged_by_fixed_limits():
