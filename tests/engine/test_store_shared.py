@@ -248,8 +248,10 @@ def test_a_write_that_stops_half_way_leaves_no_half_entry(tmp_path, monkeypatch,
                 raise OSError(code, os.strerror(code))
             return super().write(content[:100])  # a short write, as of a disk that fills up
 
+    whole = Path.open
+
     def opened(self: Path, mode: str = "r", *arguments: object, **options: object):
-        return io.BufferedWriter(Filling(self, "w")) if mode == "wb" else open(self, mode, *arguments, **options)
+        return io.BufferedWriter(Filling(self, "w")) if mode == "wb" else whole(self, mode, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", opened)
     store = ResultStore(tmp_path)
