@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.measures.own_methods import methods_from
-from pytest_bertology.plugin import baselines, figures, gpu_shares, noise, options, reports, workers
+from pytest_bertology.plugin import baselines, figures, gpu_shares, multiplicity, noise, options, reports, workers
 from pytest_bertology.plugin.baselines import bertology_baseline, bertology_reference
 from pytest_bertology.plugin.command_line import rerun_command, rootdir_hint
 from pytest_bertology.plugin.fixtures import (
@@ -31,7 +31,7 @@ from pytest_bertology.plugin.fixtures import (
 from pytest_bertology.plugin.own_methods import own_methods
 from pytest_bertology.plugin.parametrization import parametrize
 from pytest_bertology.plugin.session import Session, mask_key, session_key, verdicts_key
-from pytest_bertology.plugin.summary import Gathered, plain
+from pytest_bertology.plugin.summary import Gathered, each_last, plain
 
 __all__ = [
     "_bertology_mask_of_test",
@@ -87,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     workers.enable(config, session.settings, _concerns)
     config.stash[_gathered_key] = Gathered()
     config.pluginmanager.register(config.stash[_gathered_key], "bertology-gathered")
+    multiplicity.enable(config, session.settings, config.stash[_gathered_key])
     noise.enable(config, session.settings, config.stash[_gathered_key], _concerns)
     reports.enable(config, session.settings, config.stash[_gathered_key], _concerns)
 
@@ -136,7 +137,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     names = getattr(item, "fixturenames", ())
     if not _concerns(item) and "request" not in names:
         return (yield)
-    from pytest_bertology.checks.verdicts import hearing
+    from pytest_bertology.checks.verdicts import accepting_inconclusive, hearing
 
     item.stash[verdicts_key] = verdicts = []
     session = item.config.stash[session_key]
@@ -144,6 +145,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     unnamed = "request" in names and "bertology_model" not in names
     with _models_put_back(item, "call"), session.calling(unnamed) as stack:
         stack.enter_context(hearing(lambda verdict: verdicts.append(plain(verdict.to_jsonable()))))
+        if session.settings.value("inconclusive") == "warn":
+            stack.enter_context(accepting_inconclusive())
         mask = item.stash.get(mask_key, None)
         if mask is not None and mask.touched:
             stack.enter_context(item.funcargs["bertology_model"].masked(mask))  # type: ignore[attr-defined]
@@ -195,6 +198,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: pytest.TestReport = yield
     if concerned:
         verdicts = item.stash.get(verdicts_key, []) if call.when == "call" else []
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            verdicts = each_last(verdicts)
         report.bertology_verdicts = verdicts  # type: ignore[attr-defined]
         if report.failed:
             report.sections.append(

@@ -184,9 +184,9 @@ def _baselines(verdicts: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _label(test: dict[str, Any], verdict: dict[str, Any]) -> str:
-    """What came of a check, in capitals where it made its test fail."""
+    """What came of a check, in capitals where it made its test fail, or nobody can tell."""
     outcome = outcome_in(test, verdict)
-    return outcome if test["outcome"] == "passed" else _LABELS.get(outcome, outcome)
+    return outcome if test["outcome"] == "passed" and outcome != "inconclusive" else _LABELS.get(outcome, outcome)
 
 
 def _short(test: str) -> str:
