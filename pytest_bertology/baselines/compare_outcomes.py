@@ -104,6 +104,7 @@ def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
     return {
         "passed": passed,
         "inconclusive": not passed and within,
+        "confidence": limits.confidence,
         "observed": upper,
         "judged": f"bound on the {relative}drop from the baseline",
         "required": f"<= {tolerance:g}",

@@ -96,6 +96,8 @@ class Comparison:
     """Whether there was no baseline, and this value becomes it."""
     replaced: bool = False
     """Whether this value replaces the baseline."""
+    confidence: float | None = None
+    """Of a bound on a drop, where that is what is judged."""
     differs: Mapping[str, str] = field(default_factory=dict)
     """Provenance that differs: what is warned of."""
 

@@ -153,7 +153,8 @@ class Checked:
         recorded = differing((before or self.entry)["recorded"], self.entry["recorded"])
         provenance = [f"{name}: {change}" for name, change in {**found.differs, **recorded}.items()]
         power = {"power": list(found.power)} if found.power else {}
-        tests = {"tests": found.tests} if found.tests else {}
+        tests: dict[str, Any] = {"tests": found.tests} if found.tests else {}
+        tests |= {} if found.confidence is None else {"confidence": found.confidence}
         return Verdict(
             check=CHECK,
             passed=found.passed,
@@ -220,6 +221,6 @@ def _name(name: str | None, found: Record) -> str:
     if name is None:
         kind = str(found.match["value"])
         return _NAMES.get(kind, kind.lower())
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise InvalidArgument("name", name, "a name for the baseline, such as 'accuracy'")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or "/" in name:
+        raise InvalidArgument("name", name, "a name for the baseline, without a slash, such as 'accuracy'")
     return name

@@ -171,7 +171,7 @@ class Kept:
             names = [
                 name
                 for name in sorted(entries)
-                if name not in asked[file] and seen[file].get(_test_of(name, seen[file]), not self._partial())
+                if name not in asked[file] and seen[file].get(name.rpartition("/")[0], not self._partial())
             ]
             if names:
                 found[file] = names
@@ -213,13 +213,6 @@ class Kept:
     def _shown(self, file: Path) -> str:
         root = self._config.rootpath
         return str(file.relative_to(root)) if root in file.parents else str(file)
-
-
-def _test_of(name: str, tests: dict[str, bool]) -> str:
-    """The test that an entry is of: its name may hold a slash, and so may parameters."""
-    parts = name.split("/")
-    heads = ["/".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-    return next((head for head in heads if head in tests), heads[0] if heads else name)
 
 
 def _list(names: list[str]) -> list[str]:

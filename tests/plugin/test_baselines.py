@@ -256,6 +256,13 @@ def test_the_same_name_stands_for_one_value(suite):
     assert not kept(suite).exists()
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "a\\nb"])
+def test_names_that_could_not_be_told_apart_are_refused(suite, name):
+    source = f'def test_it(bertology_baseline): bertology_baseline.check(1.0, "{name}", tolerance=1)'
+
+    suite.bare(source).stdout.fnmatch_lines(["*InvalidArgument: name=*without a slash*"])
+
+
 def test_the_order_of_tests_does_not_change_the_file(suite):
     suite.bare(NUMBER, "--bertology-update=new")
     content = kept(suite).read_bytes()
