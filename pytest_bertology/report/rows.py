@@ -135,7 +135,7 @@ def run_verdict(rows: Sequence[Row], tests: Sequence[Plain], exit_status: int) -
     counts = Counter(row.outcome for row in rows)
     checks = sum(row.verdict is not None for row in rows)
     bad, unclear = sum(counts[name] for name in _BAD), counts["inconclusive"]
-    notes = _notes(rows, tests, exit_status, accounted=bool(bad) or bool(unclear))
+    notes = _notes(rows, tests, exit_status)
     ordered = {name: counts[name] for name in OUTCOMES if counts[name]}
     if bad:
         headline = f"{_of_checks(rows, checks)}{f', {unclear} inconclusive' if unclear else ''}"
@@ -157,16 +157,14 @@ def _of_checks(rows: Sequence[Row], checks: int) -> str:
     failed = sum(row.outcome == "failed" and row.verdict is not None for row in rows)
     tests = sum(row.outcome in _BAD and row.verdict is None for row in rows)
     said = [f"{failed} of {counted(checks, 'check')} failed"] if failed else []
-    said += [f"{counted(tests, 'test')} ended in an error"] if tests else []
+    said += [f"{counted(tests, 'test')} failed for other reasons"] if tests else []
     return ", ".join(said)
 
 
-def _notes(rows: Sequence[Row], tests: Sequence[Plain], exit_status: int, accounted: bool) -> tuple[str, ...]:
+def _notes(rows: Sequence[Row], tests: Sequence[Plain], exit_status: int) -> tuple[str, ...]:
     notes = []
     if exit_status not in (0, 1, 5) or (exit_status == 5 and tests):
         notes.append(f"pytest {_ended(exit_status)} (exit status {exit_status}): tests may be missing here")
-    elif exit_status == 1 and accounted:
-        notes.append("pytest's exit status is 1")
     skipped = sum(row.outcome == "skipped" for row in rows)
     if skipped:
         notes.append(f"{counted(skipped, 'test')} {'was' if skipped == 1 else 'were'} skipped and checked nothing")

@@ -11,7 +11,7 @@ from pytest_bertology.report.html.heat import HeatMap, heat_maps, most_changed
 from pytest_bertology.report.rows import Row
 from pytest_bertology.report.text import counted, number
 
-_EXAMPLES = 20
+_EXAMPLES, _EXAMPLES_OF_PASSED = 10, 3
 _LISTED = 24
 _LONGEST = 600
 _COLUMNS = ("example", "text", "label", "before", "after", "margin")
@@ -40,7 +40,7 @@ def sections(row: Row) -> list[Section]:
     verdict = row.verdict
     if verdict is not None:
         evidence = verdict.get("evidence") or {}
-        found += _changed(evidence.get("changed"))
+        found += _changed(evidence.get("changed"), _EXAMPLES_OF_PASSED if verdict["passed"] else _EXAMPLES)
         found += _heads(evidence.get("heads"))
         found.append(Section("Numbers", facts=tuple(_numbers(row))))
         for name, value in (verdict.get("details") or {}).items():
@@ -58,37 +58,36 @@ def sections(row: Row) -> list[Section]:
 
 def _numbers(row: Row) -> Iterable[tuple[str, str]]:
     verdict = row.verdict or {}
-    yield "check", row.check
     yield row.judged or "observed", _exact(verdict["observed"])
     yield "required", str(verdict["required"])
-    for name in ("p_value", "baseline", "score", "examples", "metric", "model", "task"):
+    for name in ("p_value", "baseline", "score", "examples"):  # the row shows the others
         if verdict.get(name) is not None:
-            yield _named(name).lower(), _exact(verdict[name])
+            yield _key(name), _exact(verdict[name])
     if verdict.get("heads"):
         yield counted(len(verdict["heads"]), "head"), _listed(verdict["heads"], " ")
     for name, value in (verdict.get("details") or {}).items():
         if not _is_table(value):
-            yield _named(name).lower(), _value(value)
+            yield _key(name), _value(value)
     if verdict.get("times", 1) > 1:
         yield "given", f"{verdict['times']} times; this is the last that did not hold, or the last"
     if "seconds" in row.of_test:
         yield "seconds of the test", _exact(row.of_test["seconds"])
 
 
-def _changed(changed: Any) -> list[Section]:
+def _changed(changed: Any, most: int) -> list[Section]:
     """How many predictions changed, and the worst of them."""
     if not isinstance(changed, dict):
         return []
     counts = [f"{changed[name]} became {what}" for name, what in (("lost", "wrong"), ("gained", "right"))
               if name in changed]  # fmt: skip
-    others = [f"{_named(name).lower()}: {_value(value)}" for name, value in changed.items()
+    others = [f"{_key(name)}: {_value(value)}" for name, value in changed.items()
               if name not in ("lost", "gained", "worst")]  # fmt: skip
     note = "; ".join(counts + others)
     worst = changed.get("worst")
     rows = [each for each in worst if isinstance(each, dict)] if isinstance(worst, list) else []
     if not rows:
         return [Section("Changed predictions", text=note)] if note else []
-    return [_table("Changed predictions", rows, note)]
+    return [_table("Changed predictions", rows, most, note)]
 
 
 def _heads(evidence: Any) -> list[Section]:
@@ -101,12 +100,12 @@ def _heads(evidence: Any) -> list[Section]:
     return [Section("Heads", maps=maps, columns=columns, rows=rows, note="the heads that changed most" * bool(rows))]
 
 
-def _table(title: str, rows: Sequence[dict[str, Any]], note: str = "") -> Section:
+def _table(title: str, rows: Sequence[dict[str, Any]], most: int = _EXAMPLES, note: str = "") -> Section:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns.sort(key=lambda name: _COLUMNS.index(name) if name in _COLUMNS else len(_COLUMNS))
-    shown = tuple(tuple(_value(row.get(name, "")) for name in columns) for row in rows[:_EXAMPLES])
-    if len(rows) > _EXAMPLES:
-        note += f"{'; ' * bool(note)}the first {_EXAMPLES} of {len(rows)}"
+    shown = tuple(tuple(_cell(row.get(name, "")) for name in columns) for row in rows[:most])
+    if len(rows) > most:
+        note += f"{'; ' * bool(note)}the first {most} of {len(rows)}"
     return Section(title, columns=tuple(map(_named, columns)), rows=shown, note=note)
 
 
@@ -135,11 +134,11 @@ def _facts(value: Any) -> Iterable[tuple[str, str]]:
                 return
             if isinstance(part, dict):
                 for inner, text in _facts(part):
-                    yield f"{_named(str(name)).lower()}, {inner}", text
+                    yield f"{_key(str(name))}, {inner}", text
             elif _is_table(part):
-                yield _named(str(name)).lower(), "; ".join(": ".join(map(_value, row)) for row in _pairs(part))
+                yield _key(str(name)), "; ".join(": ".join(map(_value, row)) for row in _pairs(part))
             else:
-                yield _named(str(name)).lower(), _value(part)
+                yield _key(str(name)), _value(part)
         return
     for name, text in _pairs(value):
         yield str(name), _value(text)
@@ -166,6 +165,10 @@ def _value(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def _cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else _value(value)
+
+
 def _listed(values: Sequence[Any], between: str) -> str:
     shown = between.join(map(_value, values[:_LISTED]))
     return shown if len(values) <= _LISTED else f"{shown} … and {len(values) - _LISTED} more"
@@ -175,9 +178,12 @@ def _exact(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else number(value) if value is None else str(value)
 
 
-def _named(name: str) -> str:
+def _key(name: str) -> str:
     """A field's name as people write it; names of heads and files as they are."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        return name
-    text = name.replace("p_value", "p-value").replace("_", " ")
-    return text[0].upper() + text[1:]
+    return name.replace("p_value", "p-value").replace("_", " ") if re.fullmatch(r"[a-z][a-z0-9_]*", name) else name
+
+
+def _named(name: str) -> str:
+    """The same, as a title."""
+    key = _key(name)
+    return key[:1].upper() + key[1:] if key != name or name.islower() else name

@@ -1,9 +1,12 @@
-"""Heat maps of heads from plain numbers, as a few SVG paths each: no picture library, and some kilobytes a map."""
+"""Heat maps of heads from plain numbers, as a PNG with one pixel a head: no picture library, and half a kilobyte."""
 
 from __future__ import annotations
 
 import math
 import re
+import struct
+import zlib
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +20,30 @@ _MOST_LABELS = 16
 
 
 @dataclass(frozen=True)
-class HeatMap:
-    """One map: squares of one size, layers upwards from the bottom, heads from the left."""
+class Frame:
+    """What is around the colours: the same for all maps of a model's heads."""
 
-    title: str
     width: int
     height: int
-    shades: tuple[tuple[str, str], ...]
-    """Each colour, and the path of the squares that have it."""
     grid: str
     """The path around all heads."""
     labels: tuple[tuple[str, float, float, str], ...]
     """Text, place and anchor, of layers and heads."""
+
+    @property
+    def id(self) -> str:
+        """A name for it within a page."""
+        return f"g{zlib.crc32(repr(self).encode()):08x}"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One map: squares of one size, layers upwards from the bottom, heads from the left."""
+
+    title: str
+    frame: Frame
+    png: str
+    """The colours, in base64: a pixel a head, transparent where there is none."""
     low: float
     high: float
     scale: str
@@ -107,22 +122,21 @@ def _heat_map(
     colours = _colours(_TWO_SIDED if two_sided else _ONE_SIDED)
     rows = _rows(places)
     height, width = len(rows), max(head for _, _, head in places) + 1
-    squares: dict[str, list[str]] = {}
+    pixels = [[0] * width for _ in range(height)]
     grid = []
     for (stack, layer, head), value in zip(places, values, strict=True):
-        square = f"M{head} {height - 1 - rows[stack, layer]}h1v1h-1z"
-        grid.append(square)
+        row = height - 1 - rows[stack, layer]
+        grid.append(f"M{head} {row}h1v1h-1z")
         if value is not None:
             step = round((value - low) / (high - low) * (_STEPS - 1))
-            squares.setdefault(colours[min(max(step, 0), _STEPS - 1)], []).append(square)
+            pixels[row][head] = 1 + min(max(step, 0), _STEPS - 1)
+    frame = Frame(width, height, "".join(grid), _labels(rows, width, height))
     known = [(value, head) for value, head in zip(values, heads, strict=True) if value is not None]
     words = f"{title} of {len(heads)} heads"
     if known:
         (least, where), (most, there) = min(known), max(known)
         words += f", from {least:.4g} ({where}) to {most:.4g} ({there})"
-    shades = tuple((colour, "".join(path)) for colour, path in sorted(squares.items()))
-    labels = _labels(rows, width, height)
-    return HeatMap(title, width, height, shades, "".join(grid), labels, low, high, ", ".join(colours[::4]), words)
+    return HeatMap(title, frame, _png(pixels, colours), low, high, ", ".join(colours[::4]), words)
 
 
 def _rows(places: Sequence[tuple[str, int, int]]) -> dict[tuple[str, int], int]:
@@ -159,3 +173,16 @@ def _colours(anchors: Sequence[str]) -> list[str]:
         mixed = [round(a + (b - a) * share) for a, b in zip(channels[below], channels[below + 1], strict=True)]
         found.append("#" + "".join(f"{channel:02x}" for channel in mixed))
     return found
+
+
+def _png(pixels: Sequence[Sequence[int]], colours: Sequence[str]) -> str:
+    """A picture of these colours, counted from 1, in base64; 0 is transparent (PNG specification, indexed colour)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    size = struct.pack(">IIBBBBB", len(pixels[0]), len(pixels), 8, 3, 0, 0, 0)
+    palette = bytes(3) + b"".join(bytes.fromhex(colour[1:]) for colour in colours)
+    rows = b"".join(b"\0" + bytes(row) for row in pixels)
+    chunks = ((b"IHDR", size), (b"PLTE", palette), (b"tRNS", b"\0"), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)).decode()

@@ -24,6 +24,7 @@ _HERE = Path(__file__).parent
 _MOST_PICTURES = 2_500_000
 """Characters of all pictures: pages are to stay below 5 MB."""
 _LARGEST_PICTURE = 400_000
+_SHORT = 16
 _OPENED = 3
 """Up to so many rows that did not hold are shown open."""
 MARKS = {
@@ -52,13 +53,14 @@ def page(content: Plain, pictures: Mapping[str, Sequence[Plain]] | None = None, 
         for view in views[: len(opened)]:  # the worst stand first
             view["opened"] = True
     script = (_HERE / "script.js").read_text(encoding="utf-8")
-    return _environment().get_template("page.html").render(
+    html = _environment().get_template("page.html").render(
         content=content,
         verdict=run_verdict(rows, content["tests"], content["exit_status"]),
         rows=views,
         models=sorted({row.verdict["model"] for row in rows if row.verdict and row.verdict["model"]}),
         checks=sorted({row.check for row in rows if row.check}),
         pictures=shown,
+        frames=list(dict.fromkeys(each.frame for view in views for part in view["sections"] for each in part.maps)),
         left_out=left_out,
         note=note,
         style=(_HERE / "style.css").read_text(encoding="utf-8"),
@@ -67,6 +69,10 @@ def page(content: Plain, pictures: Mapping[str, Sequence[Plain]] | None = None, 
         marks=MARKS,
         meaning=_MEANING,
     )  # fmt: skip
+    head, body = html.split("<body>", 1)
+    body, end = body.rsplit("<script>", 1)
+    body = re.sub(r"> *\n\s*<", "><", body)  # half of a page's nodes would be blanks between tags
+    return f"{head}<body>{body}<script>{end}"
 
 
 def _view(row: Row, pictures: Sequence[Plain]) -> dict[str, Any]:
@@ -151,9 +157,25 @@ def _environment() -> Environment:
     )
     environment.filters["counted"] = counted
     environment.filters["number"] = number
+    environment.filters["breakable"] = _breakable
+    environment.filters["score"] = _score
     return environment
 
 
 def _finalized(value: Any) -> Any:
     """What is plain text is shown with its control characters escaped; markup of our own is left alone."""
     return visible(value) if type(value) is str else value
+
+
+def _breakable(text: str) -> Any:
+    """A long name, which may be broken behind its parts and not within a word."""
+    from markupsafe import Markup, escape
+
+    if len(text) < _SHORT:
+        return text
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/_.\-\[])", visible(text)))
+
+
+def _score(value: float) -> str:
+    """With four decimals, as the terminal has it; large and small ones with four digits."""
+    return f"{value:.4f}" if 0.001 <= abs(value) < 10_000 or value == 0 else f"{value:.4g}"

@@ -24,9 +24,19 @@
     name();
   });
 
+  // What stands behind closed rows is text to a browser that runs scripts, until a row is opened: thousands of elements
+  // fewer. All of it was escaped when the page was written.
+  function fill(details) {
+    const found = details.querySelector(":scope > noscript");
+    if (found) found.replaceWith(document.createRange().createContextualFragment(found.textContent));
+  }
+  const fillAll = () => { for (const each of document.querySelectorAll(".more details")) fill(each); };
+  document.addEventListener("toggle", (event) => { if (event.target.open) fill(event.target); }, true);
+
   // On paper everything is open.
   let closed = [];
   addEventListener("beforeprint", () => {
+    fillAll();
     closed = [...document.querySelectorAll("details:not([open])")];
     for (const each of closed) each.open = true;
   });
@@ -34,6 +44,11 @@
 
   const table = document.getElementById("table");
   if (!table) return;
+  // Where narrow, rows are shown as cards; they are still a table to a screen reader.
+  const roles = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+  for (const each of [table, ...table.querySelectorAll(":scope > *, :scope > * > tr, :scope > tbody > tr > td")]) each.setAttribute("role", roles[each.tagName]);
+  for (const each of table.querySelectorAll(":scope > thead th")) each.setAttribute("role", "columnheader");
+  for (const each of table.querySelectorAll(":scope > tbody > tr > th")) each.setAttribute("role", "rowheader");
   const form = document.getElementById("filters");
   const status = document.getElementById("shown");
   const nothing = document.getElementById("nothing");
@@ -43,8 +58,12 @@
   const heads = [...table.querySelectorAll("th[data-key]")];
   const numeric = new Set(["outcome", "observed", "score"]);
   const texts = new Map();
+  const signs = { "&lt;": "<", "&gt;": ">", "&#34;": '"', "&#39;": "'", "&amp;": "&" };
   const text = (row) => {
-    if (!texts.has(row)) texts.set(row, row.textContent.toLowerCase());
+    if (!texts.has(row)) {
+      const filled = row.textContent.replace(/<[^>]*>/g, " ").replace(/&(?:lt|gt|amp|#3[49]);/g, (sign) => signs[sign]);
+      texts.set(row, filled.toLowerCase());
+    }
     return texts.get(row);
   };
   let sorted = { key: "outcome", descending: false };
@@ -156,6 +175,7 @@
   addEventListener("hashchange", () => {
     const target = location.hash.slice(1);
     if (target.includes("=")) return restore();
+    if (target && !document.getElementById(target)) fillAll();
     const found = target && document.getElementById(target);
     if (!found) return;
     for (let each = found; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
