@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pytest_bertology.heads import HeadMask
 
 _UNMADE = object()
-_OF_HEADS = ("HeadScores", "HeadMask")
-"""Classes that are told without a result of theirs, for `isinstance`."""
 _KNOWN_OF_MODELS = ("name", "heads", "dtype", "kind")
 """What can be told of a model without loading it, once it was loaded."""
 
@@ -122,9 +121,7 @@ class ModelHandle(_Handle):
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        from pytest_bertology.models import ModelUnderTest
-
-        return ModelUnderTest
+        return _class("pytest_bertology.models.under_test", "ModelUnderTest", ModelHandle)
 
     def __getattr__(self, name: str) -> Any:
         state: _ModelState = self._state
@@ -132,6 +129,8 @@ class ModelHandle(_Handle):
             return getattr(state.real, name)
         if name in _KNOWN_OF_MODELS:
             return _told(state.memory, ["attribute", state.key, name], lambda: getattr(state.made(), name))
+        if name not in _told(state.memory, ["names", state.key], lambda: dir(state.made())):
+            raise AttributeError(f"a model has no {name!r}")  # many tools ask for marks of their own
         return getattr(state.made(), name)
 
     def __repr__(self) -> str:
@@ -174,6 +173,7 @@ def remember_model(handle: ModelHandle, memory: Memory) -> None:
     state: _ModelState = handle._state
     for name in _KNOWN_OF_MODELS:
         _kept(memory, memory.key("attribute", state.key, name), getattr(state.made(), name))
+    _kept(memory, memory.key("names", state.key), dir(state.made()))
 
 
 class Answer(_Handle):
@@ -188,12 +188,8 @@ class Answer(_Handle):
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        kind = self._state.kind
-        if kind in _OF_HEADS:
-            from pytest_bertology import heads
-
-            return getattr(heads, kind)
-        return type(self._state.made())
+        module, name = self._state.kind
+        return _class(module, name, Answer)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -214,7 +210,7 @@ class _AnswerState:
         self, key: str, compute: Callable[[], Any], memory: Memory, seen: Mapping[str, Any], real: Any
     ) -> None:
         self.key, self.compute, self.memory, self.real = key, compute, memory, real
-        self.shown, self.kind = str(seen["shown"]), str(seen["kind"])
+        self.shown, self.kind = str(seen["shown"]), tuple(seen["class"])
 
     def made(self) -> Any:
         """The result itself."""
@@ -229,8 +225,14 @@ class _AnswerState:
         found = self.memory.find(key)
         if found is not None and found.get("method"):
             return _Method(self, name)
+        if found is not None and found.get("missing"):
+            raise AttributeError(f"{self.shown} has no {name!r}")
         if found is None:
-            value = getattr(self.made(), name)
+            try:
+                value = getattr(self.made(), name)
+            except AttributeError:
+                self.memory.keep(key, {"missing": True})
+                raise
             if callable(value) and getattr(value, "__self__", None) is self.real:
                 self.memory.keep(key, {"method": True})
                 return _Method(self, name)
@@ -285,7 +287,14 @@ def _kept(memory: Memory, key: str, value: Any) -> Any:
 
 def seen_of(value: Any) -> dict[str, Any]:
     """What is told of a result that is not there: how it prints, and its class by name."""
-    return {"shown": repr(value), "kind": type(value).__name__}
+    return {"shown": repr(value), "class": [type(value).__module__, type(value).__name__]}
+
+
+def _class(module: str, name: str, otherwise: type) -> type:
+    """For `isinstance`: a class that nobody has imported is one that nobody can ask for."""
+    found = getattr(sys.modules.get(module), name, otherwise)
+    assert isinstance(found, type)
+    return found
 
 
 def is_value(value: Any) -> bool:
