@@ -232,11 +232,21 @@ class BaselineCheck:
 
     def _compared(self, value: Any, name: str | None, limits: Limits) -> Comparison:
         __tracebackhide__ = True
-        from pytest_bertology.plugin.baseline_check import Checked
+        from pytest_bertology.plugin.baselines_known import judged_once
 
-        checked = Checked.of(self._running, value, name)
-        checked.refuse_below_noise(limits)
-        return checked.against_reference(limits) if self._running.reference else checked.against_kept(limits)
+        running = self._running
+
+        def judge() -> Comparison:
+            __tracebackhide__ = True
+            from pytest_bertology.plugin.baseline_check import Checked
+
+            checked = Checked.of(running, value, name)
+            checked.refuse_below_noise(limits)
+            return checked.against_reference(limits) if running.reference else checked.against_kept(limits)
+
+        if running.update != "none" or running.reference:
+            return judge()
+        return judged_once(running, value, name, limits, judge)
 
 
 def place_of(item: pytest.Item) -> tuple[Path, str]:
