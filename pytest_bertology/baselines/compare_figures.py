@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from pytest_bertology.baselines.comparison import Comparison, Limits
+from pytest_bertology.baselines.files import as_kept
 from pytest_bertology.baselines.series import EITHER, HIGHER, LOWER, Series
 from pytest_bertology.errors import InvalidArgument
 
@@ -113,7 +114,8 @@ def _moved(kept: Mapping[str, Any], series: Series, total: int, limits: Limits) 
     better = _better(series, limits)
     if set(before) != set(series.names):
         raise InvalidArgument(series.name, sorted(set(before) ^ set(series.names)), "figures of the same names")
-    for name, value in zip(series.names, np.asarray(series.values, dtype=np.float64).tolist(), strict=True):
+    for name, exact in zip(series.names, np.asarray(series.values, dtype=np.float64).tolist(), strict=True):
+        value = as_kept(exact)  # or a large number differs from itself by the digits that files leave out
         change = value - before[name]
         worse = {HIGHER: -change, LOWER: change, EITHER: abs(change)}[better]
         error = float(np.hypot(errors.get(name, 0.0), own.get(name, 0.0)))

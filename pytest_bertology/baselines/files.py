@@ -100,6 +100,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def as_kept(number: float) -> float:
+    """A number with the digits that a file has of it."""
+    return float(f"{number:.9g}")
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -113,7 +118,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{value} cannot be kept in a baseline")
-        short = float(f"{value:.9g}")
+        short = as_kept(value)
         return int(short) if short == int(short) and abs(short) < 1e15 else short
     return value
 

@@ -45,6 +45,12 @@ def test_a_tolerance_may_be_a_share_of_the_baseline():
     assert not compared(200.0, 211.0, tolerance=0.05, relative=True).passed
 
 
+def test_a_number_of_more_digits_than_a_file_holds_is_equal_to_itself():
+    assert compared({"checksum": 3423974925}, {"checksum": 3423974925}, tolerance=0).passed
+    assert compared({"bytes": 1234567.8912345}, {"bytes": 1234567.8912345}, tolerance=0).passed
+    assert not compared({"bytes": 1234567.89}, {"bytes": 1234567.88}, tolerance=0).passed
+
+
 def test_every_figure_of_a_dict_is_judged_and_the_worst_is_named_first():
     found = compared({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 1.05, "b": 2.5, "c": 4.0}, tolerance=0.1)
 
