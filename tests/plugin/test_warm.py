@@ -46,7 +46,7 @@ CONFTEST = """
     import sys
 
     def pytest_unconfigure(config):
-        names = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib")
+        names = ("torch", "transformers", "datasets", "sklearn", "matplotlib")
         print("loaded:", *[name for name in names if name in sys.modules])
 """
 
