@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_bertology.checks.verdicts import CheckFailed, Inconclusive, Verdict, hearing, tell, unheard
 from pytest_bertology.deferred.describing import Undescribed, described
@@ -82,7 +82,7 @@ def _given_again(memory: Memory, key: str, found: Mapping[str, Any], compute: Ca
     for verdict in verdicts:
         tell(verdict)
     if found["raised"]:
-        raise _RAISED[found["raised"]](found["message"], verdicts[-1])
+        _fail(_RAISED[found["raised"]](found["message"], verdicts[-1]))
     if "value" in found:
         return decode(found["value"])
 
@@ -115,7 +115,7 @@ def _computed(memory: Memory, key: str, compute: Callable[[], Any]) -> Any:
     }
     if failure is not None:
         memory.keep(key, record)
-        raise failure
+        _fail(failure)
     if hasattr(value, "__next__") or hasattr(value, "__enter__"):
         return value
     if is_value(value):
@@ -124,6 +124,12 @@ def _computed(memory: Memory, key: str, compute: Callable[[], Any]) -> Any:
         return value
     memory.keep(key, record | seen_of(value))
     return Answer(key, lambda: value, memory, seen_of(value), value)
+
+
+def _fail(failure: CheckFailed) -> NoReturn:
+    """Raise from one place, computed or answered: Hypothesis takes failures from two places for two, or for flaky."""
+    __tracebackhide__ = True
+    raise failure.with_traceback(None)
 
 
 @contextmanager

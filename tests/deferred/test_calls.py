@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -102,6 +103,10 @@ def test_a_check_that_failed_before_fails_with_the_same_words(session, task):
     assert now.loads == 0
     assert str(told[0]) == str(told[1])
     assert told[0].verdict.observed == told[1].verdict.observed
+    # Hypothesis takes failures that are raised in two places for two.
+    raised = [list(traceback.walk_tb(error.__traceback__))[-1] for error in told]
+    assert raised[0][0].f_code is raised[1][0].f_code
+    assert raised[0][1] == raised[1][1]
 
 
 def test_results_tell_what_was_asked_before_and_are_computed_for_the_rest(session, task):
