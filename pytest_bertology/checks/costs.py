@@ -68,6 +68,7 @@ def assert_faster(
     verdict = Verdict(
         check="assert_faster",
         passed=found.lower >= at_least,
+        inconclusive=found.lower < at_least <= found.upper,
         observed=found.lower,
         required=f">= {at_least:g}",
         judged="bound on the speed-up",

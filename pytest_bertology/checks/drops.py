@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,18 @@ def judge(found: Retention, tolerance: float, relative: bool) -> Judgement:
     passed = upper <= limit
     refuted = not passed and found.bound.lower > limit
     return Judgement(upper / scale, passed, not passed and not refuted, found.bound.p_value(limit))
+
+
+def together(each: Sequence[Judgement], worst: int) -> Judgement:
+    """Several drops of which all must be within their tolerances: told by the worst; refuted where any is.
+
+    No correction is needed where all must pass; the greatest p-value is that of all.
+    """
+    passed = all(one.passed for one in each)
+    refuted = any(not one.passed and not one.inconclusive for one in each)
+    p_values = [one.p_value for one in each if one.p_value is not None]
+    p_value = max(p_values) if len(p_values) == len(each) else None
+    return Judgement(each[worst].observed, passed, not passed and not refuted, p_value)
 
 
 def check_tolerance(tolerance: float, metric: Metric, relative: bool) -> None:

@@ -67,6 +67,8 @@ def assert_property_unused(
         report,
         found,
         passed=(found.drop if bound is None else bound) <= tolerance + ROUNDING,
+        # Neither surely within the tolerance nor surely above it.
+        inconclusive=bound is not None and found.drop_interval[0] <= tolerance + ROUNDING < bound,
         observed=found.drop if bound is None else bound,
         required=f"<= {tolerance:g}",
         judged="drop" if bound is None else "bound on the drop",

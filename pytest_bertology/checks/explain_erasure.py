@@ -17,7 +17,9 @@ def used(
     confidence: float | None,
 ) -> str:
     """The failure page of a check that a property is not used."""
-    title = f"{report.metric} of {report.task} is not retained without {report.erased} at layer {found.layer}"
+    unsure = bound is not None and found.drop_interval[0] <= tolerance
+    kept = f"{report.metric} of {report.task} is {'' if unsure else 'not '}retained"
+    title = f"{'it cannot be told whether ' if unsure else ''}{kept} without {report.erased} at layer {found.layer}"
     said = f"{found.drop:.4f}; required: at most {tolerance:g}"
     rows = {"drop": said}
     if bound is not None:

@@ -23,12 +23,16 @@ def not_redundant(
     costs: Mapping[Head, float],
     tolerance: float,
     relative: bool,
+    inconclusive: bool = False,
 ) -> str:
     """The failure page of a check on redundant heads."""
     worst = sorted(costs, key=lambda head: -costs[head])
     over = [head for head in worst if costs[head] > tolerance + ROUNDING]
     first = found[worst[0]]
-    if len(over) == 1:
+    if inconclusive:
+        count = f"{len(over)} of {len(found)} heads are" if len(found) > 1 else f"{over[0]} is"
+        title = f"it cannot be told whether {count} redundant: {len(first.baseline)} examples are too few"
+    elif len(over) == 1:
         title = f"{over[0]} is not redundant: masking it alone costs more {first.baseline.metric.name} than tolerated"
     else:
         what = f"each costs more {first.baseline.metric.name} than tolerated when it is masked alone"

@@ -43,7 +43,10 @@ def not_faster(model: ModelUnderTest, found: Timing, at_least: float) -> str:
         "true ratio": bound,
         "measured on": f"{found.examples} examples in {found.batches} {_plural(found.batches, 'batch', 'batches')}",
     }
-    title = f"{found.model} is not {at_least:g} times as fast as its reference {found.reference}"
+    fast = f"{at_least:g} times as fast as its reference {found.reference}"
+    title = f"{found.model} is not {fast}"
+    if found.lower < at_least <= found.upper:
+        title = f"it cannot be told whether {found.model} is {fast}"
     title += f": observed {found.speedup:.3g} times"
     return "\n".join([title, "", *table(rows)])
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from pytest_bertology.checks import explain_heads as explain
-from pytest_bertology.checks.drops import check_tolerance, force_details
+from pytest_bertology.checks.drops import check_tolerance, drop_details, force_details, judge, together
+from pytest_bertology.checks.evidence import changed_evidence, label_names
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected, NotAHead, NothingToJudge
 from pytest_bertology.heads import Head, HeadLike, HeadMap, HeadMask
@@ -53,12 +54,14 @@ def assert_head_redundant(
         found = {named[0]: retention(model, task, masks[0], confidence=confidence)}
     else:
         found = dict(zip(named, retentions(model, task, masks, confidence=confidence), strict=True))
-    costs = {head: _cost(each, relative) for head, each in found.items()}
+    judged = {head: judge(each, tolerance, relative) for head, each in found.items()}
+    costs = {head: each.observed for head, each in judged.items()}
     worst = max(costs, key=lambda head: costs[head])
+    told = together(list(judged.values()), list(judged).index(worst))
     verdict = Verdict(
         check="assert_head_redundant",
-        passed=costs[worst] <= tolerance + ROUNDING,
-        observed=costs[worst],
+        **told.fields(),
+        evidence=changed_evidence(found[worst].baseline, found[worst].masked, label_names(model)),
         required=f"<= {tolerance:g}",
         judged=("bound on the " if confidence is not None else "") + ("relative " if relative else "") + "drop",
         **_scores(model, found[worst]),
@@ -66,10 +69,11 @@ def assert_head_redundant(
         details={
             "drops": {str(head): each.drop for head, each in found.items()},
             "worst": str(worst),
+            **drop_details(found[worst], tolerance, relative),
             **force_details(model),
         },
     )
-    give(verdict, lambda: explain.not_redundant(model, found, costs, tolerance, relative))
+    give(verdict, lambda: explain.not_redundant(model, found, costs, tolerance, relative, told.inconclusive))
     return found
 
 

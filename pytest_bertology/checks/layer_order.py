@@ -10,7 +10,7 @@ from pytest_bertology.checks import explain_layer_order as explain
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.errors import InvalidArgument
 from pytest_bertology.measures.arguments import check_model
-from pytest_bertology.measures.edge_order import layer_steps
+from pytest_bertology.measures.edge_order import LayerStep, layer_steps
 from pytest_bertology.measures.edge_probing import edge_probe
 from pytest_bertology.measures.edge_report import EXPECTED, WAYS, EdgeProbeReport
 from pytest_bertology.measures.probe_retention import check_options
@@ -59,6 +59,7 @@ def assert_layer_order(
     verdict = Verdict(
         check="assert_layer_order",
         passed=all(each.holds for each in steps),
+        inconclusive=_undecided(steps),
         observed=min(known) if len(known) == len(gaps) else None,
         required="> 0",
         judged=("lower bound of the " if confidence is not None else "")
@@ -70,6 +71,12 @@ def assert_layer_order(
     )
     give(verdict, lambda: explain.out_of_order(found, steps, by, confidence))
     return found
+
+
+def _undecided(steps: Sequence[LayerStep]) -> bool:
+    """Whether some step may or may not hold, and none surely does not."""
+    missed = [each for each in steps if not each.holds]
+    return bool(missed) and all(each.interval is not None and each.interval[1] > 0.0 for each in missed)
 
 
 def _probed(

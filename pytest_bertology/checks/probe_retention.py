@@ -64,10 +64,11 @@ def assert_probe_retained(
     found = probe_retention(model, task, judged, layer=layer, confidence=level, by=why, seed=seed, **options)
     scale = abs(found.baseline_score) if relative else 1.0
     drop = found.relative_drop if relative else found.drop
-    bound = None
+    bound = lower = None
     if confidence is not None:
         low, high = found.difference.interval
-        bound = (high if found.baseline.metric.higher_is_better else -low) / scale
+        ends = (low, high) if found.baseline.metric.higher_is_better else (-high, -low)
+        lower, bound = (end / scale for end in ends)
     observed = drop if bound is None else bound
     known = found.baseline.beats_majority(found.layer)
     if known:
@@ -75,6 +76,7 @@ def assert_probe_retained(
     verdict = Verdict(
         check="assert_probe_retained",
         passed=known and observed <= tolerance + ROUNDING,
+        inconclusive=known and lower is not None and lower <= tolerance + ROUNDING < observed,
         observed=observed,
         required=f"<= {tolerance:g}",
         judged=("bound on the " if bound is not None else "") + ("relative " if relative else "") + "drop of the probe",

@@ -88,9 +88,9 @@ def assert_probe_score(
     )
     chosen = report.best_layer if layer == BEST else int(layer)
     found = report.at(chosen)
-    bound = None
-    if confidence is not None:  # a two-sided interval's lower end, with half as much below it
-        bound = replace(report, confidence=2.0 * confidence - 1.0).interval(chosen)[0]
+    bound = upper = None
+    if confidence is not None:  # the ends of a two-sided interval, each with half as much beyond it
+        bound, upper = replace(report, confidence=2.0 * confidence - 1.0).interval(chosen)
     judged = found.score if bound is None else bound
     missed = {
         "score": judged < at_least - ROUNDING,
@@ -106,6 +106,7 @@ def assert_probe_score(
     verdict = Verdict(
         check="assert_probe_score",
         passed=not failed,
+        inconclusive=failed == ("score",) and upper is not None and upper >= at_least - ROUNDING,
         observed=judged,
         required=_required(at_least, min_selectivity, min_lead_over_random, control),
         judged=("lower bound of the " if bound is not None else "")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_bertology.checks import explain_search
-from pytest_bertology.checks.drops import check_tolerance
+from pytest_bertology.checks.drops import check_tolerance, drop_details, judge, together
+from pytest_bertology.checks.evidence import changed_evidence, label_names
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.errors import InvalidArgument, NoHeadSelected
@@ -132,12 +133,10 @@ def assert_shared_mask(
     if not judged.touched:
         raise NoHeadSelected("the mask keeps all heads", "Say which heads to mask.")
     found = tuple(retention(model, task, judged, confidence=confidence) for task, _ in pairs)
-    observed = [
-        (one.drop if one.bound is None else one.bound.upper) / (one.scale() if relative else 1.0) for one in found
-    ]
+    observed = [judge(one, tolerance, relative).observed for one, (_, tolerance) in zip(found, pairs, strict=True)]
     allowed = [(drop, tolerance) for drop, (_, tolerance) in zip(observed, pairs, strict=True)]
     unit = ("bound on the " if confidence is not None else "") + ("relative " if relative else "") + "drop"
-    verdict = _shared_verdict(model, found, observed, [tolerance for _, tolerance in pairs], unit)
+    verdict = _shared_verdict(model, found, observed, [tolerance for _, tolerance in pairs], unit, relative)
     give(verdict, lambda: explain_search.not_shared(model, judged, found, allowed, unit))
     return found
 
@@ -159,14 +158,16 @@ def _shared_verdict(
     observed: Sequence[float],
     tolerances: Sequence[float],
     unit: str,
+    relative: bool,
 ) -> Verdict:
     """Judged by the task that is furthest above its tolerance, or nearest to it."""
     worst = max(range(len(found)), key=lambda at: observed[at] - tolerances[at])
     baseline = found[worst].baseline
+    judged = [judge(one, tolerance, relative) for one, tolerance in zip(found, tolerances, strict=True)]
     return Verdict(
         check="assert_shared_mask",
-        passed=all(drop <= tolerance + ROUNDING for drop, tolerance in zip(observed, tolerances, strict=True)),
-        observed=observed[worst],
+        **together(judged, worst).fields(),
+        evidence=changed_evidence(baseline, found[worst].masked, label_names(model)),
         required=f"<= {tolerances[worst]:g}",
         judged=f"{unit} of the worst of {len(found)} tasks" if len(found) > 1 else unit,
         model=model.name,
@@ -177,9 +178,10 @@ def _shared_verdict(
         examples=len(baseline),
         heads=tuple(map(str, found[worst].heads)),
         details={
+            **drop_details(found[worst], tolerances[worst], relative),
             "tasks": [
                 {"task": one.baseline.task.name, "drop": drop, "tolerance": tolerance}
                 for one, drop, tolerance in zip(found, observed, tolerances, strict=True)
-            ]
+            ],
         },
     )

@@ -59,13 +59,16 @@ def assert_head_tracks(
         batching=batching,
     )
     found = report.tracked(relation, head, direction)
-    bound = None
-    if confidence is not None:  # a two-sided interval's lower end, with half as much below it
-        bound = replace(report, confidence=2.0 * confidence - 1.0).tracked(relation, head, found.direction).interval[0]
+    bound = upper = None
+    if confidence is not None:  # the ends of a two-sided interval, each with half as much beyond it
+        sided = replace(report, confidence=2.0 * confidence - 1.0)
+        bound, upper = sided.tracked(relation, head, found.direction).interval
     judged = found.accuracy if bound is None else bound
+    steady = found.beats_offset or not beats_offset
     verdict = Verdict(
         check="assert_head_tracks",
-        passed=judged >= at_least - ROUNDING and (found.beats_offset or not beats_offset),
+        passed=judged >= at_least - ROUNDING and steady,
+        inconclusive=steady and upper is not None and judged < at_least - ROUNDING <= upper,
         observed=judged,
         required=f">= {at_least:g}" + (", and better than the best offset" if beats_offset else ""),
         judged=("lower bound of the " if bound is not None else "") + f"accuracy on {relation}, {found.direction}",
