@@ -130,7 +130,7 @@ class Page:
 
     def _shown(self, block: Block) -> None:
         """What a text block shows: part of what the last block printed, with … for anything; or an error's message."""
-        if block.says("excerpt") is not None:
+        if block.says("excerpt") is not None or block.page.name == "README.md":  # which has no comments for tests
             return
         made = block.says("message of")
         if made is not None:
