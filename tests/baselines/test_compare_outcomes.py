@@ -214,7 +214,7 @@ def test_false_alarms_are_as_rare_as_the_level_says():
     """Two models equally good, their errors drawn anew: McNemar's test, exact, fails at most at its level."""
     generator = np.random.default_rng(0)
     failed = 0
-    for _ in range(300):
+    for _ in range(100):
         before, now = (np.where(generator.random(N) < 0.1, 1 - TRUTH, TRUTH) for _ in range(2))
         failed += not compared(outcomes(before), outcomes(now)).passed
-    assert failed <= stats.binom.ppf(0.999, 300, 0.05)
+    assert failed <= stats.binom.ppf(0.999, 100, 0.05)
