@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from pytest_bertology.measures.noise_floor import noise_floor, refusing_below_noise
     from pytest_bertology.measures.noise_report import NoiseFloor, NoiseSetting
     from pytest_bertology.measures.own_methods import using_importance_method
+    from pytest_bertology.measures.paired import Comparison, compare
     from pytest_bertology.measures.pattern_mass import pattern_mass
     from pytest_bertology.measures.probe_report import AttentionProbe
     from pytest_bertology.measures.probe_retention import ProbeRetention, probe_retention
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
     from pytest_bertology.models import ModelUnderTest, load_model
     from pytest_bertology.models.blocks import Blocks, blocks
     from pytest_bertology.models.constants import ConstantAttention
+    from pytest_bertology.power import smallest_detectable_drop, smallest_tolerance
     from pytest_bertology.report.saving import save_figure
     from pytest_bertology.search.finding import find_prunable_heads
     from pytest_bertology.search.result import PruningResult, TaskScores, TraceStep
@@ -138,6 +140,7 @@ _HOMES = {
     "Claim": "measures.claims_catalogue",
     "ClaimFinding": "measures.claims_finding",
     "CodeLengthReport": "measures.code_length_report",
+    "Comparison": "measures.paired",
     "CompressionPath": "measures.compression_path",
     "ConstantAttention": "models.constants",
     "ConstantCurve": "measures.constant_attention",
@@ -238,6 +241,7 @@ _HOMES = {
     "cat_score": "measures.cat",
     "choose_layers": "measures.layer_choice",
     "claims": "measures.claims_catalogue",
+    "compare": "measures.paired",
     "compression_path": "measures.compression_path",
     "constant_attention": "measures.constant_attention",
     "constant_curve": "measures.constant_attention",
@@ -269,6 +273,8 @@ _HOMES = {
     "read_conllu": "tasks.conllu",
     "refusing_below_noise": "measures.noise_floor",
     "save_figure": "report.saving",
+    "smallest_detectable_drop": "power",
+    "smallest_tolerance": "power",
     "timing": "measures.timing",
     "using_importance_method": "measures.own_methods",
     "using_store": "engine.store",
@@ -292,6 +298,7 @@ __all__ = [
     "Claim",
     "ClaimFinding",
     "CodeLengthReport",
+    "Comparison",
     "CompressionPath",
     "ConstantAttention",
     "ConstantCurve",
@@ -392,6 +399,7 @@ __all__ = [
     "cat_score",
     "choose_layers",
     "claims",
+    "compare",
     "compression_path",
     "constant_attention",
     "constant_curve",
@@ -423,6 +431,8 @@ __all__ = [
     "read_conllu",
     "refusing_below_noise",
     "save_figure",
+    "smallest_detectable_drop",
+    "smallest_tolerance",
     "timing",
     "using_importance_method",
     "using_store",
