@@ -35,8 +35,8 @@ def compare_outcomes(
 
     Without limits: failed where the candidate is significantly worse, by a one-sided paired test at `limits.level`.
     With a tolerance: passed where the upper confidence bound on the drop is within it (non-inferiority), failed where
-    the drop itself is beyond it, inconclusive between. `max_changed` comes beside either. `noise` is what re-batching
-    may move a loss by: less counts as no change.
+    the lower one is beyond it, inconclusive between, with the p-value of a true drop of the tolerance or more.
+    `max_changed` comes beside either. `noise` is what re-batching may move a loss by: less counts as no change.
     """
     limits.only("outcomes", "tolerance", "relative", "confidence", "max_changed")
     before = outcomes_of(kept, now)
@@ -61,8 +61,7 @@ def compare_outcomes(
         rows["power"] = "; ".join(power)
     improved = paired.drop < 0.0 and paired_p_value(now, before, alternative="worse") < _level(paired, limits)
     return Comparison(
-        **found,
-        p_value=paired.p_worse,
+        **{"p_value": paired.p_worse, **found},
         rows=rows,
         lines=tuple(_lines(evidence)),
         evidence=evidence,
@@ -99,11 +98,13 @@ def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
     scale = abs(paired.before) if limits.relative else 1.0
     upper, relative = paired.bound.upper / scale, "relative " if limits.relative else ""
     passed = upper <= tolerance + _ROUNDING
-    within = paired.drop / scale <= tolerance + _ROUNDING
-    title = f"{paired.metric} may be worse than its baseline by more than the tolerance"
+    within = paired.bound.lower / scale <= tolerance + _ROUNDING
+    may = "may be" if within else "is"
+    title = f"{paired.metric} {may} worse than its baseline by more than the tolerance"
     return {
         "passed": passed,
         "inconclusive": not passed and within,
+        "p_value": paired.bound.p_value((tolerance + _ROUNDING) * scale),
         "confidence": limits.confidence,
         "observed": upper,
         "judged": f"bound on the {relative}drop from the baseline",

@@ -100,11 +100,14 @@ def test_a_tolerance_asks_for_proof_and_few_examples_are_inconclusive():
     before, now = flipped(range(4), range(8))  # a drop of 0.01
 
     wide, narrow, less = (compared(outcomes(before), outcomes(now), tolerance=t) for t in (0.05, 0.015, 0.005))
+    worse = compared(outcomes(before), outcomes(flipped((), range(40))[1]), tolerance=0.02)  # a drop of 0.09
 
     assert (wide.passed, wide.inconclusive) == (True, False)
     assert (narrow.passed, narrow.inconclusive) == (False, True)
-    assert (less.passed, less.inconclusive) == (False, False)
+    assert (less.passed, less.inconclusive) == (False, True)  # 8 of 400 against 4 may be chance
+    assert (worse.passed, worse.inconclusive) == (False, False)
     assert narrow.observed > 0.015
+    assert wide.p_value < 0.05 < narrow.p_value < less.p_value < 0.95 < worse.p_value
 
 
 def test_predictions_may_change_both_ways_and_still_be_too_many():
