@@ -101,6 +101,12 @@ def announced(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def announce(kind: str, value: Any, model: Any, task: str) -> None:
+    """Announce a result of something else than a function of a model and a task, unless within an announced one."""
+    if _listeners and not _within.get():
+        _tell(Announcement(kind, value, getattr(model, "name", ""), task, state_of(model)))
+
+
 def state_of(model: Any) -> str:
     """What is masked, skipped and changed in this thread, in a few words; "" for the model as it is."""
     from pytest_bertology.models import ModelUnderTest  # a plugin that only listens loads no model's code

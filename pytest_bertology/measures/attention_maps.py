@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pytest_bertology.engine.announcing import announce
 from pytest_bertology.engine.attending import Attended, attend
 from pytest_bertology.engine.batching import Batching
 from pytest_bertology.engine.encoding import lengths
@@ -81,7 +82,9 @@ class AttentionMaps(Layerwise):
         if not is_whole(text) or not -len(self.texts) <= text < len(self.texts):
             raise InvalidArgument("text", text, f"a number from 0 to {len(self.texts) - 1}, one of {self.texts.name}")
         found = self.model.heads[self.model.heads.index(head)]
-        return HeadView(found, self.model.name, self.tokens[text], self.head(found)[text], kind)
+        view = HeadView(found, self.model.name, self.tokens[text], self.head(found)[text], kind)
+        announce("view", view, self.model, self.texts.name)
+        return view
 
     def _bytes(self, layer: int) -> int:
         squares = int((lengths(self.texts.encoded) ** 2).sum())

@@ -77,12 +77,7 @@ class Figures:
         return report
 
     def _hear(self, found: Announcement) -> None:
-        value = found.value
-        if found.picture is not None:
-            content: Any = found.picture["svg"]
-        else:
-            content = value.table() if hasattr(value, "table") else (value.method, value.values.tobytes())
-        key = (found.kind, found.model, found.task, found.state, content)
+        key = (found.kind, found.model, found.task, found.state, _content(found))
         self._heard.pop(key, None)
         self._heard[key] = found
         while len(self._heard) > _MOST:
@@ -114,6 +109,17 @@ class Figures:
                 drawn["pictures"].append(picture(found).to_jsonable())
             except Exception as error:  # noqa: BLE001 - as above
                 drawn["notes"].append(f"a figure ({found.kind} of {found.model}) could not be drawn: {error}")
+
+
+def _content(found: Announcement) -> Any:
+    """Equal for results that show the same."""
+    value = found.value
+    if found.picture is not None:
+        return found.picture["svg"]
+    if hasattr(value, "table"):
+        return value.table()
+    numbers = next((getattr(value, name) for name in ("values", "weights") if hasattr(value, name)), None)
+    return (repr(value), None if numbers is None else numbers.tobytes())
 
 
 def file_name(test: str, kind: str, number: int) -> str:

@@ -101,6 +101,8 @@ def titled(found: Announcement) -> str:
     what = _WHAT.get(found.kind, found.kind)
     if found.kind == "importance":
         what = f"{value.method} importance"
+    elif found.kind == "view":
+        what = f"attention of {value.head}"
     elif found.kind == "ablation":
         what = f"{value.ablation} ablation of single heads"
     of = f"{found.model} on {found.task or getattr(value, 'task', None) or getattr(value, 'data', 'texts')}"
@@ -111,6 +113,8 @@ def in_words(value: Any) -> str:
     """A result as text: its own table, or each head's score, the greatest first."""
     if hasattr(value, "ranking"):
         lines = [f"{head}  {value[head]:.4g}" for head in value.ranking]
+    elif hasattr(value, "tokens") and hasattr(value, "weights"):
+        lines = _strongest(value.tokens, value.weights)
     elif hasattr(value, "table"):
         lines = str(value.table()).splitlines()
     else:
@@ -122,6 +126,13 @@ def in_words(value: Any) -> str:
             break
         shown.append(line)
     return "\n".join(shown)
+
+
+def _strongest(tokens: Any, weights: Any) -> list[str]:
+    """What each token attends to most."""
+    return [
+        f"{token} → {tokens[int(row.argmax())]}  {row.max():.3f}" for token, row in zip(tokens, weights, strict=True)
+    ]
 
 
 def _svg(figure: Any) -> str:
