@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pytest_bertology import significance
-from pytest_bertology.significance import adjusted_p_values, bootstrap_p_values, resample_counts
+from pytest_bertology.errors import InvalidArgument
+from pytest_bertology.significance import adjusted_p_values, bootstrap_p_values, drop_p_values, mcnemar, resample_counts
 
 properties = settings(deadline=None, database=None, max_examples=60)
 p_values = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30).map(np.array)
@@ -211,3 +212,43 @@ def test_corrections_keep_the_order_and_never_lower_a_p_value(found):
 def test_no_tests_are_not_corrected():
     for correction in ("holm", "bonferroni", "fdr", None):
         assert adjusted_p_values(np.array([]), correction).tolist() == []
+
+
+# -- McNemar -----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+@properties
+def test_mcnemars_p_value_is_that_of_scipys_binomial_test(worse, better):
+    if worse + better:
+        both = stats.binomtest(worse, worse + better).pvalue
+        more = stats.binomtest(worse, worse + better, alternative="greater").pvalue
+        assert mcnemar(worse, better) == pytest.approx(min(1.0, both))
+        assert mcnemar(worse, better, alternative="worse") == pytest.approx(more)
+    assert mcnemar(worse, better) == mcnemar(better, worse)
+
+
+def test_mcnemars_p_values_by_hand():
+    assert mcnemar(0, 0) == mcnemar(0, 0, alternative="worse") == mcnemar(0, 3, alternative="worse") == 1.0
+    assert mcnemar(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar(1, 9) == pytest.approx(2 * 11 / 1024)
+    assert mcnemar(9, 1, alternative="worse") == pytest.approx(11 / 1024)
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "how"), [(-1, 2, "two-sided"), (1.5, 2, "worse"), (True, 2, "worse"), (1, 2, "better")]
+)
+def test_mcnemars_test_takes_counts(worse, better, how):
+    with pytest.raises(InvalidArgument):
+        mcnemar(worse, better, alternative=how)
+
+
+def test_p_values_of_a_drop_are_those_of_a_plain_loop():
+    values = np.random.default_rng(3).normal(0.1, 0.6, size=40)
+    drop = float(values.mean())
+    counts = np.concatenate(list(resample_counts(40, 300, 5)))
+    drawn = np.array([np.repeat(values, row.astype(int)).mean() for row in counts]) - drop
+
+    found = drop_p_values(lambda rows: rows @ values / 40, drop, 40, resamples=300, seed=5)
+
+    assert found.tolist() == [(1 + (abs(drawn) >= abs(drop)).sum()) / 301, (1 + (drawn >= drop).sum()) / 301]
