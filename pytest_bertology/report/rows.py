@@ -149,7 +149,8 @@ def run_verdict(rows: Sequence[Row], tests: Sequence[Plain], exit_status: int) -
         return RunVerdict("failed", f"{held} other tests of the run failed", notes, ordered)
     if not checks:
         return RunVerdict("empty", "nothing was checked", notes, ordered)
-    return RunVerdict("passed", f"{'all ' * (checks > 1)}{counted(checks, 'check')} passed", notes, ordered)
+    came = "came out as expected" if counts["refuted"] or counts["xfailed"] else "passed"
+    return RunVerdict("passed", f"{'all ' * (checks > 1)}{counted(checks, 'check')} {came}", notes, ordered)
 
 
 def _of_checks(rows: Sequence[Row], checks: int) -> str:

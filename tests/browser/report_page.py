@@ -301,7 +301,7 @@ def test_500_checks_are_small_and_soon_there(opened, pages):
     assert pages["large"].stat().st_size < 5_000_000
 
     times = []
-    for _ in range(3):  # the machine may be busy with other things
+    for _ in range(5):  # the machine may be busy with other things
         tab = opened("large").tab
         times.append(tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
 

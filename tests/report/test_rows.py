@@ -74,6 +74,7 @@ def test_a_check_that_a_test_expected_to_fail_is_no_failure():
 
     assert [row.outcome for row in rows_of([refuted, expected])] == ["refuted", "xfailed"]
     assert state(refuted, expected, HELD).state == "passed"
+    assert state(refuted, expected, HELD).headline == "all 3 checks came out as expected"
 
 
 def test_a_test_that_fails_beside_its_checks_has_a_row_for_that():

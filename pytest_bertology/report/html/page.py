@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 _MOST_PICTURES = 2_500_000
 """Characters of all pictures: pages are to stay below 5 MB."""
 _LARGEST_PICTURE = 400_000
-_SHORT = 16
+_SHORT = 12
 _OPENED = 3
 """Up to so many rows that did not hold are shown open."""
 MARKS = {
