@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+from pytest_bertology.answering import answering
+
 if TYPE_CHECKING:
     from pytest_bertology.checks.attention import assert_entropy_between, assert_head_attends
     from pytest_bertology.checks.candidates import assert_same_outputs
@@ -439,8 +441,6 @@ __all__ = [
 ]
 
 
-_answering: list[Any] = []
-"""Who answers calls of public functions, where results of earlier runs are kept (`deferred`)."""
 _FUNCTIONS = frozenset(name for name in _HOMES if name[0].islower())
 
 
@@ -456,8 +456,8 @@ class _Deferred:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if _answering:
-            return _answering[-1](self.__name__, lambda: self._function, args, kwargs)
+        if answering:
+            return answering[-1](self.__name__, lambda: self._function, args, kwargs)
         return self._function(*args, **kwargs)
 
     def __repr__(self) -> str:

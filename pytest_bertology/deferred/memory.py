@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_bertology.answering import answering
 from pytest_bertology.deferred.environment import environment
 from pytest_bertology.errors import StoreWarning
 from pytest_bertology.files import remove_stale, written_whole
@@ -96,13 +97,12 @@ def current_memory() -> Memory | None:
 @contextmanager
 def remembering(memory: Memory) -> Iterator[Memory]:
     """For the length of the context, answer calls of public functions from `memory`, and keep new answers in it."""
-    from pytest_bertology import _answering
     from pytest_bertology.deferred.calls import answer
 
     _current.append(memory)
-    _answering.append(answer)
+    answering.append(answer)
     try:
         yield memory
     finally:
         _current.pop()
-        _answering.pop()
+        answering.pop()

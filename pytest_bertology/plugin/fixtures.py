@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -76,13 +76,19 @@ def head_importance(
     control; or a method of your own (hook ``pytest_bertology_importance_method``). ``.top(k)``, ``.rank(head)`` and
     ``.normalized()`` read it; ``assert_heads_in_top`` and ``assert_ranking_agrees`` judge it.
     """
-    from pytest_bertology import head_importance as measure
-    from pytest_bertology.deferred.handles import is_loaded
+    from pytest_bertology.deferred.calls import remembered
+    from pytest_bertology.deferred.handles import is_loaded, unwrapped
 
     method = getattr(request, "param", None) or _session(request).settings.value("importance")
+
+    def measured() -> HeadScores:
+        from pytest_bertology.measures.importance import head_importance as measure
+
+        return measure(unwrapped(bertology_model), bertology_task, method)
+
     # A model that was not loaded yet has no mask in force: fixtures come before those of a test.
     with _clear_errors(), bertology_model.exactly(None) if is_loaded(bertology_model) else nullcontext():
-        return measure(bertology_model, bertology_task, method)
+        return cast("HeadScores", remembered("head_importance", [bertology_model, bertology_task, method], measured))
 
 
 @pytest.fixture(scope="session")
