@@ -264,7 +264,8 @@ def test_the_report_holds_schema_settings_versions_and_tests(suite):
 
     content = report(suite)
     assert list(content) == [
-        "schema", "created", "exit_status", "summary", "notes", "noise_floor", "settings", "versions", "provenance", "tests",
+        "schema", "created", "exit_status", "summary", "notes", "noise_floor", "settings", "versions", "provenance",
+        "tests",
     ]  # fmt: skip
     assert content["schema"] == "pytest-bertology report 1"
     assert content["exit_status"] == 1
