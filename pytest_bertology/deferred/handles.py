@@ -135,7 +135,11 @@ class ModelHandle(_Handle):
 
     def __repr__(self) -> str:
         state: _ModelState = self._state
-        return f"ModelUnderTest({self.name}, not loaded)" if state.real is _UNMADE else repr(state.real)
+        if state.real is not _UNMADE:
+            return repr(state.real)
+        # As the loaded one: failures show it, and what they say must not hang on who loaded the model first.
+        known = state.memory.find(state.memory.key("repr", state.key))
+        return f"ModelUnderTest({self.name}, not loaded)" if known is None else str(decode(known["value"]))
 
     def as_mask(self, mask: Any) -> HeadMask:
         """See `ModelUnderTest.as_mask`."""
@@ -174,6 +178,7 @@ def remember_model(handle: ModelHandle, memory: Memory) -> None:
     for name in _KNOWN_OF_MODELS:
         _kept(memory, memory.key("attribute", state.key, name), getattr(state.made(), name))
     _kept(memory, memory.key("names", state.key), dir(state.made()))
+    _kept(memory, memory.key("repr", state.key), repr(state.made()))
 
 
 class Answer(_Handle):
