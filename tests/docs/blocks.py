@@ -4,6 +4,7 @@ A comment directly before a block tells the tests what to do with it, and reader
 first:
 
     <!-- not run: REASON -->    the block is not run; the site shows the reason
+    <!-- slow -->               the block, and what is shown of it, is run where BERTOLOGY_DOCS is "all" (tox -e docs)
     <!-- fails -->              a test fails in the pytest session that the block's last command starts
     <!-- exit: N -->            the block's last command ends with this status
     <!-- raises: NAME -->       the block ends with this error, whose message is its output
@@ -16,6 +17,7 @@ with a file's name alone, is a file that the page's commands find in their folde
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +26,16 @@ from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+README = ROOT / "README.md"
+SLOW = ("edge_probe(", "find_prunable_heads(")
+"""Calls of README.md, which has no comments for tests, that take many seconds."""
+PAGES = (README, *sorted(DOCS.rglob("*.md")))
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w+-]*)(?P<rest>.*)$")
 _COMMENT = re.compile(r"^\s*<!-- (?P<text>.+) -->\s*$")
 _TITLE = re.compile(r'title="(?P<title>[^"]+)"')
 _NAMED = re.compile(r"^# (?P<title>[\w./-]+\.(py|toml|ini|yml|yaml))$")
-_DIRECTIVES = ("not run: ", "fails", "exit: ", "raises: ", "message of: ", "excerpt", "ci", "table of ")
+_DIRECTIVES = ("not run: ", "slow", "fails", "exit: ", "raises: ", "message of: ", "excerpt", "ci", "table of ")
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,14 @@ class Block:
     @property
     def not_run(self) -> str | None:
         """The reason why it is not run, if it is not."""
-        return "run by .ci/run in a fresh environment" if self.says("ci") is not None else self.says("not run")
+        if self.says("ci") is not None:
+            return "run by .ci/run in a fresh environment"
+        if self.page == README and "./approved" in self.text:
+            return "asks more than the tests' 50 examples can tell; tests of example_suites/release_gate run the same"
+        slow = self.says("slow") is not None or (self.page == README and any(name in self.text for name in SLOW))
+        if slow and os.environ.get("BERTOLOGY_DOCS") != "all":
+            return "slow: run by tox -e docs"
+        return self.says("not run")
 
 
 def blocks(page: Path) -> Iterator[Block]:
