@@ -31,7 +31,7 @@ _TEXTS = (
 _ADVICE = {
     "data": "it is judged on other data",
     "tokens": "the tokenizer reads the same data differently",
-    "tokenizer": "it reads other texts differently, though not all of these",
+    "tokenizer": "it reads capitals, accents, special tokens or other scripts differently",
     "labels": "the model's labels have other names, or another order",
     "heads": "the model has other layers or heads",
 }
