@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,14 +14,18 @@ _DELAY = 3.0
 """Seconds before anything is shown: what is over soon needs no bar."""
 _EVERY = 0.5
 """Seconds between two updates."""
+_PATIENCE = 10
+"""Seconds that a worker waits for another before it says so."""
 
 
 def terminal_progress(config: pytest.Config) -> Callable[[str, int], Any]:
-    """A progress reporter for this session; silent on a pipe, in a worker and under -q."""
+    """A progress reporter for this session; silent on a pipe and under -q. A worker says only whom it waits for."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if hasattr(config, "workerinput") and config.getoption("verbose") >= 0:
+        return _of_worker(config.workerinput.get("workerid", "worker"), capture)
     if terminal is None or not terminal.isatty or hasattr(config, "workerinput") or config.getoption("verbose") < 0:
         return lambda title, total: nullcontext(lambda done: None)
-    capture = config.pluginmanager.get_plugin("capturemanager")
 
     def write(text: str) -> None:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
@@ -48,5 +53,28 @@ def terminal_progress(config: pytest.Config) -> Callable[[str, int], Any]:
         yield show
         if shown:
             write("")
+
+    return report
+
+
+def _of_worker(name: str, capture: Any) -> Callable[[str, int], Any]:
+    """A line on the terminal that a worker inherits, once per wait: several workers write to it, and the controller."""
+
+    @contextmanager
+    def report(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        told = total > 0
+
+        def show(seconds: int) -> None:
+            nonlocal told
+            if told or seconds < _PATIENCE:
+                return
+            told = True
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                stream = sys.__stderr__
+                if stream is not None and stream.isatty():
+                    stream.write(f"\n[{name}] bertology: {title}\n")
+                    stream.flush()
+
+        yield show
 
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -83,3 +84,26 @@ def test_a_pipe_a_quiet_session_and_a_worker_see_nothing(clock, isatty, options)
         show(50)
 
     assert terminal.lines == []
+
+
+@pytest.mark.parametrize(("isatty", "told"), [(True, "\n[gw1] bertology: waiting for another\n"), (False, "")])
+def test_a_worker_says_once_that_it_waits_for_another(monkeypatch, isatty, told):
+    stream = io.StringIO()
+    stream.isatty = lambda: isatty
+    monkeypatch.setattr(progress.sys, "__stderr__", stream)
+
+    with reporter(None, workerinput={"workerid": "gw1"})("waiting for another", 0) as show:
+        for seconds in range(30):
+            show(seconds)
+
+    assert stream.getvalue() == told
+
+
+def test_waiting_shows_the_seconds(clock):
+    terminal = Terminal(isatty=True)
+
+    with reporter(terminal)("waiting for another process", 0) as show:
+        clock.seconds = 5.0
+        show(5)
+
+    assert terminal.lines == ["\n", "bertology: waiting for another process: 5 s", ""]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_bertology.plugin.summary import Gathered
 from pytest_bertology.plugin.workers import Worker, ungrouped
 
 pytest.importorskip("xdist")
@@ -66,6 +67,7 @@ RELEASE = """
 
 CONFTEST = """
     import os
+    import sys
     from pathlib import Path
     import pytest
     from pytest_bertology.plugin.session import Session
@@ -89,9 +91,8 @@ CONFTEST = """
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Session, "_load", loading)
             yield
-            from pytest_bertology.engine.store import current_store
-
-            note("computed", current_store().computed)
+            store = sys.modules.get("pytest_bertology.engine.store")
+            note("computed", store.current_store().computed if store else 0)
 
     def pytest_collection_modifyitems(items):
         if os.environ.get("REVERSED"):
@@ -126,60 +127,47 @@ def models(suite, checkpoint, edited):
 
 
 def test_two_and_four_workers_on_one_store_report_what_one_process_does_in_any_order(suite, models, monkeypatch):
-    """Both sessions run at the same time."""
+    """Four workers compute it all between them, in reversed order; two find it."""
     path = suite.path
 
-    def arguments(name: str, *more: str) -> list[str]:
-        return [
-            *models,
-            "-q",
-            f"--bertology-report-json={path / name}.json",
-            f"--bertology-figures={path / name}",
-            *more,
-        ]
+    def run(name: str, *more: str, apart: bool = True) -> pytest.RunResult:
+        given = [*models, "-q", f"--bertology-report-json={path / name}.json", *more]
+        return waited_for(suite, *given) if apart else suite.bare("", *given)
 
-    alone = suite.bare(RELEASE, *arguments("alone"), conftest=CONFTEST)
-    monkeypatch.setenv("REVERSED", "1")
-    suite.bare("", *arguments("reversed"))
     suite.write(RELEASE, CONFTEST)
     store = f"--bertology-store={path / 'store'}"
+    run("alone", f"--bertology-figures={path / 'alone'}", apart=False)
+    monkeypatch.setenv("REVERSED", "1")
+    run("reversed", apart=False)
     for file in (path / "notes").iterdir():
         file.unlink()
-    sessions = [
-        apart(path, {"REVERSED": backwards}, *arguments(name, "-n", workers, store, *more))
-        for name, workers, backwards, more in (
-            ("two", "2", "", ["--dist=worksteal"]),
-            ("four", "4", "1", []),
-        )
-    ]
-    outputs = [session.communicate(timeout=300)[0] for session in sessions]
+    four = run("four", "-n4", store, f"--bertology-figures={path / 'four'}")
+    computed, loaded = noted(path, "computed"), noted(path, "loaded")
+    monkeypatch.delenv("REVERSED")
+    two = run("two", "-n2", "--dist=worksteal", store)
 
     expected = report(path / "alone.json")
-    assert alone.ret == 1
-    assert [session.returncode for session in sessions] == [1, 1], outputs
+    assert (four.ret, two.ret) == (1, 1)
     outcomes = Counter(test["outcome"] for test in expected["tests"])
     assert outcomes == {"passed": 6, "failed": 6, "xfailed": 2, "skipped": 2, "error": 2}
-    for name in ("reversed", "two", "four"):
+    for name in ("reversed", "four", "two"):
         found = report(path / f"{name}.json")
         for one, other in zip(expected["tests"], found["tests"], strict=True):
             assert other == one, name
         assert found == expected
-        assert names(path / name) == names(path / "alone")
-    assert names(path / "alone")
-    # Each entry of the store was computed once, by one of the six workers; each loaded a model at most once.
+    assert names(path / "four") == names(path / "alone") != []
+    # Each entry of the store was computed once, by one of the workers; each loaded a model at most once.
     entries = names(path / "store", "*.npz")
-    assert sum(int(each[-1]) for each in noted(path, "computed")) == len(entries) > 5
-    assert all(len(loaded) == len(set(loaded)) for loaded in noted(path, "loaded"))
+    assert sum(int(each[-1]) for each in computed) == len(entries) > 5
+    assert len(loaded) > 1
+    assert all(len(each) == len(set(each)) for each in loaded)
     assert not names(path / "store", "*.lock") + names(path / "store", ".writing-*")
+    assert noted(path, "loaded") == loaded
 
 
-def apart(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    """A session in a process of its own, under way."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, **environment}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def waited_for(suite: Any, *arguments: str) -> pytest.RunResult:
+    """A session in a process of its own, given the time that several imports of torch take on a busy machine."""
+    return suite.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=400)
 
 
 def names(folder: Path, pattern: str = "*") -> list[str]:
@@ -216,41 +204,53 @@ CRASHING = """
             time.sleep(0.1)
         assert_heads_prunable(bertology_model, bertology_task, [(1, 0)], tolerance=0.9, early=False)
 
-    @pytest.fixture
-    def deadly_afterwards():
-        yield
-        os._exit(3)
-
-    def test_torn_down(bertology_model, bertology_task, deadly_afterwards):
-        assert_heads_prunable(bertology_model, bertology_task, [(1, 2)], tolerance=0.9)
-
     def test_after(bertology_model, bertology_task):
         assert_heads_prunable(bertology_model, bertology_task, [(1, 3)], tolerance=0.9)
 """
 
 
 def test_a_crashed_worker_loses_nothing_but_its_test(suite, monkeypatch, tmp_path):
+    """What the others say is compared with a session in one process."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
 
-    result = suite.apart(CRASHING, *suite.given, "-n2", "--maxschedchunk=1", "--bertology-report-json=report.json")
+    suite.write(CRASHING)
+    result = waited_for(suite, *suite.given, "-n2", "--maxschedchunk=1", "--bertology-report-json=report.json")
 
-    tests = {test["test"].partition("::")[2]: test for test in report(suite.path / "report.json")["tests"]}
-    passed = ["test_after", "test_before[0]", "test_before[1]", "test_before[2]", "test_waits_for_the_killed_one"]
-    assert {name: test["outcome"] for name, test in tests.items()} == {
-        **dict.fromkeys(passed, "passed"),
-        "test_killed_in_mid_evaluation": "error",
-        "test_torn_down": "error",
-    }
-    assert all(len(tests[name]["verdicts"]) == 1 for name in [*passed, "test_torn_down"])
-    killed = tests["test_killed_in_mid_evaluation"]
-    assert killed["verdicts"] == []
+    (suite.path / "started").touch()
+    suite.run("", "--bertology-report-json=alone.json", "--deselect=test_release.py::test_killed_in_mid_evaluation")
+    tests = report(suite.path / "report.json")["tests"]
+    killed = next(test for test in tests if "killed_in" in test["test"])
+    assert [test for test in tests if test is not killed] == report(suite.path / "alone.json")["tests"]
+    assert [test["outcome"] for test in tests if test is not killed] == ["passed"] * 5
+    assert (killed["outcome"], killed["verdicts"]) == ("error", [])
     assert killed["crashed"].startswith("the worker gw")
-    assert killed["crashed"].endswith("crashed while it ran")
     result.stdout.fnmatch_lines(["*FAILED * test_release.py::test_killed_in_mid_evaluation: crashed: the worker gw*"])
-    result.assert_outcomes(passed=6, failed=2)  # pytest counts the call that passed before its worker went
+    result.assert_outcomes(passed=5, failed=1)
     assert list(scratch.glob("pytest-bertology-*")) == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "run again"])
+def test_the_verdicts_of_a_test_whose_worker_crashed_afterwards_are_kept(again):
+    """After its call, in a teardown; xdist runs such tests again under --dist=loadscope."""
+    gathered = Gathered()
+    verdict = {"check": "assert_metric_retained", "passed": True}
+
+    def told(when: str, outcome: str, **more: Any) -> None:
+        report = pytest.TestReport("test_x.py::test_a", ("test_x.py", 1, "test_a"), {}, outcome, None, when)
+        vars(report).update(more)
+        gathered.pytest_runtest_logreport(report)
+
+    told("call", "passed", bertology_verdicts=[verdict])
+    told("???", "failed", bertology_verdicts=[], bertology_crashed="the worker gw0 crashed while it ran")
+    if again:
+        told("setup", "passed", bertology_verdicts=[])
+        told("call", "passed", bertology_verdicts=[verdict])
+
+    (test,) = gathered.tests.values()
+    assert (test["outcome"], test["verdicts"]) == ("error", [verdict])
+    assert test["crashed"] == "the worker gw0 crashed while it ran"
 
 
 def test_a_damaged_store_and_a_full_disk_change_no_verdict(suite, tmp_path):
