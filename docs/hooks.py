@@ -36,20 +36,23 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def options_table() -> str:
-    """Each setting with its three names, its values and its default; of `plugin/options.py`."""
+    """Each setting with its three names, what it sets, its values and its default; of `plugin/options.py`."""
     from pytest_bertology.plugin import options
 
-    rows = ["| option | variable, ini key | what it sets | values | default |", "|---|---|---|---|---|"]
+    rows = ["| setting | what it sets |", "|---|---|"]
     for option in options.OPTIONS:
         value = "" if option.flag else f"={option.metavar or option.name.upper()}"
-        flag = f'<span id="{option.flag_name[2:]}"></span>`{option.flag_name}{value}`'
-        values = "true or false" if option.flag else ", ".join(f"`{choice}`" for choice in option.choices)
-        if option.others:
-            values += f", or {option.others}"
-        default = f"`{option.default}`" if option.default else "off" if option.flag else ""
-        repeated = "; may be repeated, or several with commas in the variable" if option.many else ""
-        cells = (flag, f"`{option.variable}`, `{option.ini}`", _cell(option.help) + repeated, values, default)
-        rows.append(f"| {' | '.join(cells)} |")
+        names = (f"{option.flag_name}{value}", option.variable, option.ini)
+        said = [_cell(option.help)]
+        if option.many:
+            said.append("may be repeated; in the variable with commas between")
+        if option.choices:
+            others = f", or {option.others}" if option.others else ""
+            said.append("one of " + ", ".join(f"`{choice}`" for choice in option.choices) + others)
+        if option.default or option.flag:
+            said.append(f"default: {f'`{option.default}`' if option.default else 'off'}")
+        shown = "<br>".join(f'<code class="setting">{name}</code>' for name in names)
+        rows.append(f'| <span id="{option.flag_name[2:]}"></span>{shown} | {"; ".join(said)} |')
     return "\n".join(rows)
 
 
