@@ -214,6 +214,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("bertology")
         for line in lines:
             terminalreporter.line(line, red="  FAILED" in line[:10], yellow="  INCONCLUSIVE" in line[:16])
+        told = config.stash[session_key].told_of_store()
+        if told:
+            terminalreporter.line(told)
 
 
 def _concerns(item: pytest.Item) -> bool:

@@ -69,6 +69,13 @@ class Session:
         self.memory = Memory(self.store_folder, repr(sorted(decisive.items())), self.start)
         self.stack.enter_context(remembering(self.memory))
 
+    def told_of_store(self) -> str:
+        """What the store did for the calls of this process; "" where there is none, or it was not asked."""
+        if self.memory is None or not self.memory.answered + self.memory.computed:
+            return ""
+        answered, computed = self.memory.answered, self.memory.computed
+        return f"store: {answered} call{'s' * (answered != 1)} answered from {self.store_folder}, {computed} computed"
+
     def start(self) -> None:
         """Set up the result store and progress, once, when the first result has to be computed."""
         if self.started:

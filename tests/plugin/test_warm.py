@@ -78,6 +78,7 @@ def test_a_session_that_finds_everything_loads_no_torch_and_reports_the_same(sui
         result.assert_outcomes(passed=8)
     assert "torch" in loaded(results[0])
     assert loaded(results[1]) == []
+    results[1].stdout.fnmatch_lines(["store: * calls answered from *, 0 computed"])
     assert told[0] == told[1]
 
 
