@@ -14,6 +14,8 @@ import pytest
 
 from tests.docs.blocks import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mkdocs", reason="mkdocs is in the extra 'docs'")
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is in the extra 'docs'")
 

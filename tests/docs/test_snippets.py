@@ -18,6 +18,7 @@ RUN = [page for page in PAGES if any(block.not_run is None and block.language fo
 NOT_RUN = [block for page in PAGES for block in blocks(page) if block.not_run is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_page_does_what_it_says(path, page: Page, monkeypatch):
     if "bertology_store" in path.read_text("utf-8") or "--bertology-store" in path.read_text("utf-8"):

@@ -12,6 +12,8 @@ import pytest
 from pytest_bertology import assert_layer_order, load_task, read_conllu
 from tests.planted_roles import sentence_encoder
 
+pytestmark = pytest.mark.slow
+
 encoder = cache(sentence_encoder)
 
 

@@ -81,6 +81,7 @@ def floor(model, task):
     return noise_floor(model, task)
 
 
+@pytest.mark.slow
 def test_each_setting_is_what_plain_transformers_code_gives_for_it(model, task, floor):
     tokenizer, usual = model.tokenizer, by_length(task, model.tokenizer)
     before = plain(model.model, task.texts, tokenizer, usual)
@@ -274,6 +275,7 @@ def shuffles(count, n, seed=0):
         yield [order[at : at + size] for at in range(0, n, size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_floor_is_above_what_re_batching_does_to_a_model_full_of_ties(seed):
     model, task = near_ties(seed)
@@ -289,6 +291,7 @@ def test_the_floor_is_above_what_re_batching_does_to_a_model_full_of_ties(seed):
     assert 0.0 < moved <= found.floor
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_floor_is_above_what_re_batching_does_to_minilm(assets):
     folder = assets / "checkpoints" / "minilm-sst2"

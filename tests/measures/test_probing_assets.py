@@ -9,7 +9,7 @@ import pytest
 
 from pytest_bertology import assert_probe_score, load_model, load_task, probe
 
-pytestmark = pytest.mark.assets
+pytestmark = [pytest.mark.slow, pytest.mark.assets]
 
 
 def test_pos_is_found_well_above_random_weights_and_not_by_memory(assets):

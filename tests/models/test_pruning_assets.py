@@ -18,7 +18,7 @@ import torch
 from pytest_bertology import evaluate, head_importance, load_model, load_task
 from pytest_bertology.measures.cost import size
 
-pytestmark = pytest.mark.assets
+pytestmark = [pytest.mark.slow, pytest.mark.assets]
 HIDDEN, WIDTH, FLOAT32 = 384, 32, 4
 SEAL = 16
 """Bytes among the weights that say which plan they were cut by."""

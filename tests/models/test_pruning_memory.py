@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SLACK = 0.25
 """What the allocator may take besides, as a share of the cut model's bytes."""
 ACTIVATIONS = 8 << 20

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:Retaining")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Retaining")]
 
 SUITE = """
     from pytest_bertology import assert_layers_droppable, assert_metric_retained, evaluate

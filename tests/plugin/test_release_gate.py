@@ -19,6 +19,8 @@ import yaml
 
 from pytest_bertology.plugin.options import OPTIONS
 
+pytestmark = pytest.mark.slow
+
 SUITE = Path(__file__).parents[2] / "example_suites" / "release_gate"
 WORKFLOWS = ("github-actions.yml", "github-actions-gpu.yml")
 EXAMPLES = 320

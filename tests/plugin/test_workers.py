@@ -19,6 +19,8 @@ import pytest
 from pytest_bertology.plugin.summary import Gathered
 from pytest_bertology.plugin.workers import Worker, ungrouped
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("xdist")
 
 RELEASE = """
