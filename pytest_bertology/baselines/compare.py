@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pytest_bertology.baselines.compare_figures import compare_figures
@@ -53,7 +53,8 @@ def compare_entries(
     if "data" in unmatched:  # other data are other tokens: that says nothing of the tokenizer
         unmatched = {name: change for name, change in unmatched.items() if name not in _OF_DATA}
     if unmatched:
-        return replace(_refused(unmatched), differs=warned)
+        data = [str(each["recorded"].get("data") or "") for each in (before, now)]
+        return replace(_refused(unmatched, data, between_models=between_models), differs=warned)
     return replace(_judged(before, found, now, limits), differs=warned)
 
 
@@ -72,17 +73,29 @@ def _judged(before: Entry, found: Record, now: Entry, limits: Limits) -> Compari
         raise InvalidBaselines("the baseline", f"what it holds is not what it says it is ({error!r})") from error
 
 
-def _refused(unmatched: Mapping[str, str]) -> Comparison:
+def _refused(unmatched: Mapping[str, str], data: Sequence[str], *, between_models: bool) -> Comparison:
+    """Of what must match and does not; `data` are the names of the baseline's and of today's."""
     named = ", ".join(unmatched)
     rows = {name: f"{change}{_because(name)}" for name, change in unmatched.items()}
+    lines = ["  If that is meant to be, write the baseline anew with --bertology-update=changed."]
+    if between_models:
+        lines = ["  Measure both models in the same way, of the same data."]
+    elif "data" in unmatched:
+        before, now = (name or "data without a name" for name in data)
+        another = "another file of that name" if before == now else now
+        lines = [
+            f"  Give the data it was written with ({before}): this is {another}.",
+            "  If other data are meant from now on, write the baseline anew with --bertology-update=changed.",
+        ]
     return Comparison(
         passed=False,
         observed=float(len(unmatched)),
-        judged="differences from the baseline in what must match",
+        judged="what must match the baseline and does not",
+        told=f"{named} differ{'' if len(unmatched) > 1 else 's'} from the baseline's",
         required="<= 0",
         title=f"nothing can be compared with the baseline: {named} {'differ' if len(unmatched) > 1 else 'differs'}",
         rows=rows,
-        lines=("  If that is meant to be, write the baseline anew with --bertology-update=changed.",),
+        lines=tuple(lines),
     )
 
 

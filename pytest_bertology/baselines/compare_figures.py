@@ -77,7 +77,8 @@ def compare_figures(kept: Mapping[str, Any], series: Sequence[Series], kind: str
     return Comparison(
         **_verdict(kind, moved, beyond, reordered),
         p_value=min(1.0, min(known) * len(known)) if known and limits.tolerance is None else None,
-        tests="change" if known and limits.tolerance is None else "",
+        # Where ranks alone are at fault, no p-value refused it.
+        tests="change" if known and limits.tolerance is None and (beyond or not reordered) else "",
         rows=rows,
         lines=tuple(lines),
         heads=tuple(dict.fromkeys(each.name for each in beyond if each.series in {name for name, _, _ in ranks})),

@@ -11,10 +11,13 @@ import numpy as np
 from pytest_bertology.baselines.comparison import Comparison, Limits
 from pytest_bertology.baselines.records import outcomes_of
 from pytest_bertology.checks.explain import shown
+from pytest_bertology.checks.explain_power import examples_for
 from pytest_bertology.errors import UndefinedScore
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.paired import Comparison as Paired
 from pytest_bertology.measures.paired import compare, paired_p_value
+from pytest_bertology.measures.resampling import closed_form_of
+from pytest_bertology.rounding import rounded_up
 from pytest_bertology.tasks.metrics import CLASSIFICATION, METRICS, REGRESSION
 
 _WORST = 8
@@ -24,8 +27,8 @@ _SHOWN = 5
 _ROUNDING = 1e-9
 _DIGITS = 1e-5
 """Losses are kept to six digits."""
-_SMALLEST = 6e-4
-"""The least level at which a bootstrap of 2,000 resamples can refuse."""
+_SMALLEST, _OF_FEW = 1.5e-4, 6e-4
+"""The least levels at which bootstraps of 10,000 and of 2,000 resamples can refuse (`measures.paired`)."""
 
 
 def compare_outcomes(
@@ -42,7 +45,8 @@ def compare_outcomes(
     before = outcomes_of(kept, now)
     now = _without_noise(before, now, noise)
     paired = compare(before, now, confidence=limits.confidence)
-    found = _significance(paired, limits) if limits.tolerance is None else _non_inferior(paired, limits)
+    level = _level(paired, now, limits)
+    found = _significance(paired, level) if limits.tolerance is None else _non_inferior(paired, limits)
     changed = int((before.raw.predictions != now.raw.predictions).sum())
     found = {"metric": now.metric.name} | found
     found = _few_changed(found, changed, len(now.raw.predictions), limits)
@@ -56,10 +60,11 @@ def compare_outcomes(
         "changed": f"{changed} of {len(now.raw.predictions)} predictions",
         "mean loss": f"{kept['loss']:.4f} → {_loss(now):.4f}",
     }
-    power = _power(now, paired.changed, limits)
+    refuted = not found["passed"] and not found.get("inconclusive", False)
+    power = [] if refuted else _power(now, paired.changed, limits)
     if power:
         rows["power"] = "; ".join(power)
-    improved = paired.drop < 0.0 and paired_p_value(now, before, alternative="worse") < _level(paired, limits)
+    improved = paired.drop < 0.0 and paired_p_value(now, before, alternative="worse") < level
     return Comparison(
         **{"p_value": paired.p_worse, **found},
         rows=rows,
@@ -73,8 +78,7 @@ def compare_outcomes(
     )
 
 
-def _significance(paired: Paired, limits: Limits) -> dict[str, Any]:
-    level = _level(paired, limits)
+def _significance(paired: Paired, level: float) -> dict[str, Any]:
     return {
         "passed": paired.p_worse > level,
         "tests": "change",
@@ -85,9 +89,11 @@ def _significance(paired: Paired, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _level(paired: Paired, limits: Limits) -> float:
+def _level(paired: Paired, now: Outcomes, limits: Limits) -> float:
     """No p-value of a bootstrap is smaller than its resamples allow, however many comparisons a run has."""
-    return max(limits.level, _SMALLEST) if "bootstrap" in paired.method else limits.level
+    if "bootstrap" not in paired.method:
+        return limits.level
+    return max(limits.level, _SMALLEST if closed_form_of(now.metric) else _OF_FEW)
 
 
 def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
@@ -101,6 +107,11 @@ def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
     within = paired.bound.lower / scale <= tolerance + _ROUNDING
     may = "may be" if within else "is"
     title = f"{paired.metric} {may} worse than its baseline by more than the tolerance"
+    needed = None
+    said = f"below {rounded_up(upper)} with {limits.confidence:.0%} confidence ({paired.bound.method})"
+    if not passed and within:
+        needed = examples_for(paired.bound.test, paired.examples, tolerance * scale, limits.confidence)
+        said += _advice(paired, upper, needed, itself=paired.drop <= tolerance * scale)
     return {
         "passed": passed,
         "inconclusive": not passed and within,
@@ -110,8 +121,19 @@ def _non_inferior(paired: Paired, limits: Limits) -> dict[str, Any]:
         "judged": f"bound on the {relative}drop from the baseline",
         "required": f"<= {tolerance:g}",
         "title": f"{title}: the examples are too few to tell" if within else title,
-        "rows": {"true drop": f"below {upper:.4f} with {limits.confidence:.0%} confidence ({paired.bound.method})"},
+        "needed": needed,
+        "rows": {"true drop": said},
     }
+
+
+def _advice(paired: Paired, upper: float, needed: int | None, *, itself: bool) -> str:
+    """What to do where the examples are too few, in the words of `assert_metric_retained`."""
+    about = "" if needed is None else f"; about {needed:,} examples"
+    within = "The drop itself is within the tolerance, but " if itself else ""
+    return (
+        f". {within}{paired.examples} examples cannot establish that: the smallest tolerance that they could is "
+        f"{rounded_up(upper)}. Use more examples or that tolerance{about}."
+    )
 
 
 def _few_changed(found: dict[str, Any], changed: int, total: int, limits: Limits) -> dict[str, Any]:
@@ -122,6 +144,8 @@ def _few_changed(found: dict[str, Any], changed: int, total: int, limits: Limits
     return found | {
         "passed": False,
         "inconclusive": False,
+        "tests": "",  # no p-value refused it
+        "needed": None,
         "observed": changed / total,
         "metric": None,
         "judged": "share of predictions that changed since the baseline",
@@ -195,7 +219,8 @@ def _power(now: Outcomes, changed: float, limits: Limits) -> list[str]:
         least = power.smallest_detectable_drop(n, changed, min(2.0 * limits.level, 0.5))  # that test has two sides
         return [f"with {n} examples this comparison sees a drop of {least:.4f} or more 4 times of 5"]
     least = power.smallest_tolerance(n, changed, limits.confidence)
-    return [f"with {n} examples the smallest tolerance that an equal model passes 4 times of 5 is {least:.4f}"]
+    same = f"a model that loses nothing but changes as many answers ({changed:.2%})" if changed else "the same model"
+    return [f"with {n} examples the smallest tolerance that {same} passes 4 times of 5 is {rounded_up(least)}"]
 
 
 def _right(found: Outcomes) -> str:

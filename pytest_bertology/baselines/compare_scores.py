@@ -137,6 +137,7 @@ class _Judged:
             count = len(heads)
             return base | {
                 "passed": False,
+                "tests": "",  # the p-value is that of ranks, which did not refuse it
                 "observed": float(count),
                 "judged": f"heads that lost their importance by {method}",
                 "required": "<= 0",

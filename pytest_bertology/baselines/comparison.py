@@ -98,6 +98,10 @@ class Comparison:
     """Whether this value replaces the baseline."""
     confidence: float | None = None
     """Of a bound on a drop, where that is what is judged."""
+    needed: int | None = None
+    """Of an inconclusive one: about how many examples it takes, where that is known."""
+    told: str = ""
+    """What is said of it in a line, where that is no number beside its limit."""
     differs: Mapping[str, str] = field(default_factory=dict)
     """Provenance that differs: what is warned of."""
 

@@ -53,6 +53,14 @@ def power_rows(found: Retention, tolerance: float, relative: bool) -> list[str]:
     return rows
 
 
+def examples_for(test: DropTest | None, n: int, tolerance: float, confidence: float) -> int | None:
+    """About how many examples, more than these `n`, establish this tolerance; None where that is not known."""
+    parts = list(_parts(test)) if test is not None and tolerance > 0.0 else []
+    if not parts:
+        return None
+    return _rounded(max(n + 1, *(int(_power(part, n, tolerance, confidence)[2]) for part in parts)))
+
+
 def _parts(test: DropTest) -> Iterator[DropTest]:
     """The tests whose power is known."""
     for part in test.tests if isinstance(test, StrictestDrop) else (test,):

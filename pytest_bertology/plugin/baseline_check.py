@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,23 @@ from pytest_bertology.baselines.provenance import differing, provenance_of
 from pytest_bertology.baselines.records import Record, record
 from pytest_bertology.checks.verdicts import Verdict, give
 from pytest_bertology.deferred.handles import unwrapped
-from pytest_bertology.errors import CannotMeasure, InvalidArgument
+from pytest_bertology.errors import BertologyWarning, CannotMeasure, InvalidArgument
 from pytest_bertology.measures.evaluation import Outcomes
 from pytest_bertology.measures.noise_floor import check_above_noise
 from pytest_bertology.measures.origins import Origin, made_by, origin_of
 from pytest_bertology.plugin.baselines import CHECK, Noted, Running, _shown, model_of, reference_of, warn_once
+from pytest_bertology.rounding import rounded_up
 
 if TYPE_CHECKING:
     from pytest_bertology.models import ModelUnderTest
 
+WRITTEN = {
+    "new": "new baseline",
+    "changed": "baseline replaced",
+    "all": "baseline replaced",
+    "same": "baseline unchanged",
+}
+"""What becomes of a value that is not compared."""
 _NAMES = {"HeadScores": "importance", "AttentionStatistics": "attention"}
 
 
@@ -55,16 +64,8 @@ class Checked:
         model = origin.model if origin is not None and origin.model is not None else model
         found, entry = _read(value, origin, model)
         key = f"{noted.test}/{_name(name, found)}"
-        cls._refuse_another(noted, key, entry)
+        noted.ask(key, digest_of(entry))
         return cls(running, noted, key, origin, model, value, found, entry)
-
-    @staticmethod
-    def _refuse_another(noted: Noted, key: str, entry: Entry) -> None:
-        """One name in a test stands for one value."""
-        digest = digest_of(entry)
-        if noted.asked.setdefault(key, digest) != digest:
-            name = key.rpartition("/")[2]
-            raise InvalidArgument("name", name, "another: this test has checked another value under that name")
 
     def refuse_below_noise(self, limits: Limits) -> None:
         """Raise ToleranceBelowNoise where noise is measured and can use up the tolerance of a score."""
@@ -79,12 +80,16 @@ class Checked:
         update, noted = self.running.update, self.noted
         before = self.running.entries(noted.file).get(self.key)
         if before is None:
-            return self._missing() if update == "none" else self._written("new", Comparison(new=True))
+            itself = self._with_itself(limits)
+            return self._missing() if update == "none" else self._written("new", Comparison(new=True), None, itself)
         if update == "all":
-            return self._written("all", Comparison(replaced=True))
+            same = digest_of(before) == digest_of(self.entry)
+            found = Comparison(replaced=not same)
+            return self._written("same" if same else "all", found, before, self._with_itself(limits))
         found = replace(compare_entries(before, self.found, self.entry, limits), name=self.key)
         if not found.passed and update == "changed":
-            return self._written("changed", replace(found, passed=True, inconclusive=False, replaced=True))
+            found = replace(found, passed=True, inconclusive=False, replaced=True)
+            return self._written("changed", found, before, self._with_itself(limits))
         if found.better:
             noted.better.append(self.key)
         return self._told(found, before, "stored")
@@ -106,6 +111,29 @@ class Checked:
         found = compare_entries(before, self.found, self.entry, limits, between_models=True)
         return self._told(replace(found, name=self.key), before, "reference")
 
+    def _with_itself(self, limits: Limits) -> Comparison:
+        """What an equal model will be told; raises for limits that do not fit the value, before it is kept."""
+        __tracebackhide__ = True
+        return compare_entries(self.entry, self.found, self.entry, limits)
+
+    def _warn_of(self, itself: Comparison) -> None:
+        """Say at once where no model could ever hold against what is written."""
+        if itself.passed:
+            return
+        said = f"baseline {self._short!r}: {itself.judged} {itself.observed:.4g}, required {itself.required}"
+        if itself.inconclusive:
+            need = "Give more examples" if itself.needed is None else f"Give about {itself.needed:,} examples"
+            said = (
+                f"an equal model will be inconclusive against the baseline {self._short!r}: {itself.examples} examples "
+                f"cannot establish a drop {itself.required}, even where nothing changed. {need}, or a tolerance of "
+                f"{rounded_up(itself.observed or 0.0)}"
+            )
+        warnings.warn(said, BertologyWarning, stacklevel=5)
+
+    @property
+    def _short(self) -> str:
+        return self.key.rpartition("/")[2]
+
     def _missing(self) -> Comparison:
         __tracebackhide__ = True
         shown = _shown(self.noted.file, self.running.config.rootpath)
@@ -115,24 +143,26 @@ class Checked:
             observed=0.0,
             judged="baselines that are kept",
             required=">= 1",
+            told=f"no baseline {self._short!r}",
             title=f"there is no baseline {self.key!r} in {shown}",
             lines=("  Look at the value, run with --bertology-update=new, and commit the file.",),
         )
         return self._told(found, None, "stored")
 
-    def _written(self, how: str, found: Comparison) -> Comparison:
+    def _written(self, how: str, found: Comparison, before: Entry | None, itself: Comparison) -> Comparison:
         """Note what is to be written once the test has passed, and say so."""
-        self.noted.writes[self.key] = self.entry
+        self._warn_of(itself)
+        if how != "same":
+            self.noted.writes[self.key] = self.entry
         self.noted.how[self.key] = how
-        content = self.entry["content"]
-        score = content.get("score") if isinstance(content.get("score"), float | int) else None
-        said = {"new": "a new baseline", "all": "a baseline written anew", "changed": "a baseline replaced"}[how]
+        score = _score(self.entry)
         told = replace(
             found,
             name=self.key,
-            observed=1.0,
-            judged=said,
-            required=">= 1",
+            told=f"{self._short}: {_said_of(how, before, self.entry)}",
+            observed=score,
+            judged=WRITTEN[how],
+            required="none: it is not compared",
             metric=None,
             baseline=None,
             score=score,
@@ -179,6 +209,7 @@ class Checked:
                     "better": found.better,
                     "value": digest_of(self.entry),
                     "written": self.noted.how.get(self.key),
+                    "told": self._line(found),
                 },
                 **power,
                 **tests,
@@ -187,6 +218,10 @@ class Checked:
             p_value=found.p_value,
             evidence=dict(found.evidence),
         )
+
+    def _line(self, found: Comparison) -> str:
+        """What a report says of it, where that is no number beside its limit."""
+        return found.told if not found.told or self._short in found.told else f"{self._short}: {found.told}"
 
     def _about(self, before: Entry | None, compared_with: str) -> dict[str, str]:
         where = _shown(self.noted.file, self.running.config.rootpath)
@@ -204,6 +239,29 @@ class Checked:
     def _data(self) -> str | None:
         data = self.entry["recorded"].get("data")
         return str(data) if data else None
+
+
+def _said_of(how: str, before: Entry | None, now: Entry) -> str:
+    """Such as "new baseline: accuracy 0.9100" and "baseline replaced: accuracy 0.9250 → 0.9750"."""
+    old, new = (None if each is None else _score(each) for each in (before, now))
+    if new is None:
+        return WRITTEN[how]
+    metric = now["match"].get("metric")
+    was = f"{_figure(old, metric)} → " if old is not None and how != "same" else ""
+    return f"{WRITTEN[how]}: {metric + ' ' if metric else ''}{was}{_figure(new, metric)}"
+
+
+def _figure(score: float, metric: Any) -> str:
+    return f"{score:.4f}" if metric else f"{score:.6g}"
+
+
+def _score(entry: Entry) -> float | None:
+    """The one number that an entry is of, if it is of one."""
+    score = entry["content"].get("score")
+    if score is None:
+        values = entry["content"].get("number", {}).get("values", {})
+        score = values.get("value") if isinstance(values, dict) else None
+    return float(score) if isinstance(score, int | float) else None
 
 
 def _of(recorded: Mapping[str, Any]) -> str:

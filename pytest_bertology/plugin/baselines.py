@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from pytest_bertology.plugin.baselines_kept import FOLDER, Kept
 from pytest_bertology.plugin.options import Settings
+from pytest_bertology.plugin.parametrization import own_name
 from pytest_bertology.plugin.session import session_key
 
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ class Noted:
     """Entries that the candidate is surely better than."""
     warned: bool = False
 
+    def ask(self, key: str, digest: str) -> None:
+        """Note that an entry is asked for; one name in a test stands for one value. Raises InvalidArgument."""
+        if self.asked.setdefault(key, digest) != digest:
+            from pytest_bertology.errors import InvalidArgument
+
+            expected = 'another, such as check(..., name="…"): this test has checked another value under that name'
+            raise InvalidArgument("name", key.rpartition("/")[2], expected)
+
     def plain(self, root: Path) -> dict[str, Any]:
         """As a report carries it."""
         return {
@@ -74,6 +84,12 @@ def _check(settings: Settings) -> None:
         raise pytest.UsageError(
             f"{update.source}: {update.value!r} is not valid with {reference.source}: models are compared with each "
             "other then, and no baseline is written; expected none"
+        )
+    models = settings["model"]
+    if update.value != "none" and len(models.value) > 1:
+        raise pytest.UsageError(
+            f"{update.source}: baselines are written of one model; found {len(models.value)} (from {models.source}). "
+            "Give the approved model alone; any number can be compared with what is written."
         )
     removes = settings["remove_unused"]
     if removes.value and update.value not in ("changed", "all"):
@@ -156,13 +172,12 @@ class Running:
         return float(level(self.config, self._comparisons))
 
     def _count(self) -> int:
-        """Entries that are kept for the tests of this run; against a reference, the tests that compare."""
-        if self.reference:
-            return sum(uses for _, _, uses in self._collected)
-        tests: dict[Path, set[str]] = {}
-        for file, test, _ in self._collected:
-            tests.setdefault(file, set()).add(test)
-        return sum(key.rpartition("/")[0] in names for file, names in tests.items() for key in self._readable(file))
+        """Entries that are kept for the tests of this run; against a reference, one at least for each that compares."""
+        files = {file for file, _, _ in self._collected}
+        kept = {file: Counter(key.rpartition("/")[0] for key in self._readable(file)) for file in files}
+        # A test that runs with several models compares each of them.
+        least = 1 if self.reference else 0
+        return sum(max(kept[file][test], least * uses) for file, test, uses in self._collected)
 
     def _readable(self, file: Path) -> Mapping[str, Any]:
         from pytest_bertology.errors import InvalidBaselines
@@ -250,10 +265,13 @@ class BaselineCheck:
 
 
 def place_of(item: pytest.Item) -> tuple[Path, str]:
-    """The file of a test's baselines, and the test's name within it; a group of xdist's is no part of the name."""
+    """The file of a test's baselines, and the test's name within it.
+
+    Neither a group of xdist's nor a model is part of the name: all models are compared with the same entry.
+    """
     classes = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
     path = item.path
-    return path.parent / FOLDER / f"{path.stem}.json", "::".join([*classes, item.name])
+    return path.parent / FOLDER / f"{path.stem}.json", "::".join([*classes, own_name(item)])
 
 
 def model_of(running: Running) -> ModelUnderTest | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_bertology.plugin.options import Settings
+from pytest_bertology.plugin.workers import ungrouped
 
 FOLDER = "bertology_baselines"
 _LISTED = 10
@@ -79,14 +80,17 @@ class Kept:
             return
         if self._reference or self._config.getoption("collectonly", False):
             return
+        gathered: Any = self._config.pluginmanager.get_plugin("bertology-gathered")
+        written = False
         try:
             self._write()
+            written = True
             self._unused(int(exitstatus))
         except Exception as error:  # noqa: BLE001 - a session must end, and say so
             self.problems.append(f"baselines could not be written: {error}")
         if self.problems:
             session.exitstatus = exitstatus or pytest.ExitCode.INTERNAL_ERROR
-        gathered: Any = self._config.pluginmanager.get_plugin("bertology-gathered")
+        self._say_what_was_written(gathered.tests, written)
         gathered.notes += self.lines  # before reports are written, which is the last that is done
         gathered.problems += self.problems
 
@@ -101,26 +105,43 @@ class Kept:
             if told is None or not test.passed:
                 continue
             better += [f"{told['shown']}: {name}" for name in told["better"]]
+            for how in told["how"].values():
+                counts[how] = counts.get(how, 0) + 1
             if told["writes"]:
                 file = Path(told["file"])
                 shown[file] = told["shown"]
                 writes.setdefault(file, {}).update(told["writes"])
-                for how in told["how"].values():
-                    counts[how] = counts.get(how, 0) + 1
         for file in sorted(writes):
             self._merge(file, writes[file], ())
+        same = counts.pop("same", 0)
         if counts:
             said = {"new": "new", "changed": "replaced", "all": "written anew"}
             each = ", ".join(f"{counts[how]} {word}" for how, word in said.items() if how in counts)
             total = sum(counts.values())
-            self.lines.append(
-                f"{total} baseline{_s(total)} written ({each}) to {', '.join(shown[file] for file in sorted(shown))}"
-            )
+            files = ", ".join(shown[file] for file in sorted(shown))
+            beside = f"; {same} unchanged" if same else ""
+            self.lines.append(f"{total} baseline{_s(total)} written ({each}) to {files}{beside}")
+        elif same:
+            self.lines.append(f"{same} baseline{_s(same)} unchanged")
         if better:
             self.lines.append(
                 f"{len(better)} significantly better than the baseline; --bertology-update=all would keep that:"
             )
             self.lines += _list(better)
+
+    def _say_what_was_written(self, tests: dict[str, Any], written: bool) -> None:
+        """A value notes that it is to be written before it is known whether its test passes."""
+        passed = {ungrouped(name): test.passed for name, test in self._tests.items()}
+        for name, test in tests.items():
+            for verdict in test["verdicts"]:
+                about = verdict["details"].get("baseline")
+                if not isinstance(about, dict) or about.get("written") in (None, "same"):
+                    continue
+                if written and passed.get(name, False):
+                    about["told"] = about["told"].replace(": new baseline", ": new baseline written", 1)
+                    continue
+                short = about["name"].rpartition("/")[2]
+                about["told"] = f"{short}: not written: {'the test failed' if written else 'the file could not be'}"
 
     def _merge(self, file: Path, entries: dict[str, Any], without: Any) -> None:
         """Add to a file and take away, as it is now: other processes may have written to it."""
@@ -161,7 +182,8 @@ class Kept:
             assert test.told is not None
             file = Path(test.told["file"])
             asked.setdefault(file, set()).update(test.told["asked"])
-            seen.setdefault(file, {})[test.told["test"]] = test.passed
+            of_file = seen.setdefault(file, {})  # tests of several models share their entries
+            of_file[test.told["test"]] = of_file.get(test.told["test"], True) and test.passed
         found: dict[Path, list[str]] = {}
         for file in sorted(seen):
             try:

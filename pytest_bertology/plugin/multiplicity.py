@@ -74,6 +74,7 @@ Family = list[tuple[dict[str, Any], dict[str, Any]]]
 def family_of(tests: dict[str, dict[str, Any]]) -> Family:
     """The verdicts that test for a change from a baseline; of one baseline asked for several times, the surest.
 
+    One that was refused without a p-value, such as for a head that is idle now, is settled and none of them.
     Values that are written are none: their baselines are replaced.
     """
     found: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -120,7 +121,7 @@ def jointly(tests: dict[str, dict[str, Any]], family: Family, *, corrected: bool
     lines = []
     if family:
         changed = sum(not verdict["passed"] for _, verdict in family)
-        count = f"{len(family)} comparison{'s' if len(family) != 1 else ''} with baselines"
+        count = f"{len(family)} comparison{'s' if len(family) != 1 else ''} with baselines by p-value"
         found = "no change beyond chance" if not changed else f"{changed} changed"
         if corrected:
             least = min(verdict["details"]["p_adjusted"] for _, verdict in family)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class ModelRequest:
 
     source: str | None
     options: tuple[tuple[str, Any], ...] = ()
+    label: str | None = field(default=None, compare=False)
+    """Its part of the names of tests, where there are several models."""
 
 
 _TASK_ARGUMENTS = ("task", "split", "text", "label", "metric")
@@ -39,11 +41,43 @@ def parametrize(metafunc: pytest.Metafunc, settings: Settings) -> None:
         _models(metafunc, settings, asked)
     task = {name: asked[name] for name in _TASK_ARGUMENTS if name in asked}
     if task and "bertology_task" in used:
-        _one(metafunc, "bertology_task", task, Path(str(task.get("task", task.get("split", "task")))).name)
+        _one(metafunc, "bertology_task", task, _label_of_task(task))
     if "heads_masked" in asked and "head_mask" in used:
         _one(metafunc, "head_mask", asked["heads_masked"], "mask")
     if "importance" in asked and "head_importance" in used:
         _one(metafunc, "head_importance", asked["importance"], asked["importance"])
+
+
+def own_name(item: pytest.Item) -> str:
+    """The name of a test with its own parameters, without those that are ours: the same whatever model it runs with."""
+    found = getattr(item, "callspec", None)
+    ids = list(getattr(found, "_idlist", ()))
+    name = getattr(item, "originalname", None)
+    if not ids or name is None or item.name != f"{name}[{'-'.join(ids)}]":
+        return item.name
+    for fixture, value in found.params.items() if found is not None else ():
+        shown = _shown_as(item, fixture, value)
+        if shown in ids:
+            ids.remove(shown)
+    return f"{name}[{'-'.join(ids)}]" if ids else str(name)
+
+
+def _shown_as(item: pytest.Item, fixture: str, value: Any) -> str | None:
+    """The id that a parameter of ours has in the name of its test; None where it has none."""
+    if isinstance(value, ModelRequest) and value.label is not None:
+        plain = item.config.getini("disable_test_id_escaping_and_forfeit_all_rights_to_community_support")
+        return value.label if plain else value.label.encode("unicode_escape").decode("ascii")
+    if hasattr(pytest, "HIDDEN_PARAM"):
+        return None
+    if isinstance(value, ModelRequest):
+        return _ids([value.source or "model"])[0]
+    if fixture == "bertology_task" and isinstance(value, dict):
+        return _label_of_task(value)
+    return {"head_mask": "mask", "head_importance": str(value)}.get(fixture)
+
+
+def _label_of_task(task: dict[str, Any]) -> str:
+    return Path(str(task.get("task", task.get("split", "task")))).name
 
 
 def _refuse_idle_mask(metafunc: pytest.Metafunc) -> None:
@@ -61,8 +95,14 @@ def _models(metafunc: pytest.Metafunc, settings: Settings, asked: dict[str, Any]
     sources: Sequence[Any] = settings.value("model") if named is None else _named(metafunc, named)
     options = tuple((name, asked[name]) for name in _MODEL_ARGUMENTS if name in asked)
     if len(sources) > 1:
-        requests = [ModelRequest(source, options) for source in sources]
-        metafunc.parametrize("bertology_model", requests, indirect=True, scope="session", ids=_ids(sources))
+        if settings.value("update") != "none" and "bertology_baseline" in metafunc.fixturenames:
+            raise pytest.UsageError(
+                f"{metafunc.definition.nodeid}: {settings['update'].source}: baselines are written of one model; found "
+                f"{len(sources)}. Give the approved model alone; any number can be compared with what is written."
+            )
+        ids = _ids(sources)
+        requests = [ModelRequest(source, options, label) for source, label in zip(sources, ids, strict=True)]
+        metafunc.parametrize("bertology_model", requests, indirect=True, scope="session", ids=ids)
     elif named is not None or options:
         request = ModelRequest(sources[0] if sources else None, options)
         _one(metafunc, "bertology_model", request, _ids([request.source or "model"])[0])

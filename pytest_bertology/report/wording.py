@@ -31,6 +31,10 @@ def outcome_of(verdict: Plain) -> str:
 
 def sentence(verdict: Plain) -> str:
     """What was observed and what was required, such as "drop in accuracy 0.002 (0.904 → 0.902), required <= 0.01"."""
+    times = f", {verdict['times']} times" if verdict.get("times", 1) > 1 else ""
+    about = verdict["details"].get("baseline")
+    if isinstance(about, dict) and about.get("told"):  # of a baseline that is written, or that there is none to compare
+        return f"{about['told']}{times}"
     layers, heads = len(verdict["details"].get("layers", ())), len(verdict["heads"])
     masked = scores = ""
     early = _early(verdict)
@@ -41,7 +45,6 @@ def sentence(verdict: Plain) -> str:
         elif (heads or not layers) and not entry(verdict):
             masked += f", {counted(heads, 'head')} {_done(verdict['details'])}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{probed(verdict)})"
-    times = f", {verdict['times']} times" if verdict.get("times", 1) > 1 else ""
     observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
     least = "at least " if early else ""
     name = entry(verdict).rpartition("/")[2]

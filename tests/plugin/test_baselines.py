@@ -38,6 +38,7 @@ def test_missing_baselines_fail_and_write_nothing(suite):
     result.stdout.fnmatch_lines(
         ["*there is no baseline 'test_release/outcomes' in bertology_baselines/test_release.json*"]
     )
+    result.stdout.fnmatch_lines(["  FAILED  test_release.py::test_release: no baseline 'outcomes'"])
     assert not kept(suite).parent.exists()
 
 
@@ -49,6 +50,7 @@ def test_new_baselines_are_written_and_hold_for_the_same_model(suite):
 
     written.assert_outcomes(passed=1)
     written.stdout.fnmatch_lines(["3 baselines written (3 new) to bertology_baselines/test_release.json"])
+    written.stdout.fnmatch_lines(["  passed  *outcomes: new baseline written: accuracy 0.9750"])
     held.assert_outcomes(passed=1)
     assert sorted(entries(suite)) == ["test_release/attention", "test_release/importance", "test_release/outcomes"]
     assert kept(suite).read_bytes() == content
@@ -133,6 +135,7 @@ def test_changed_replaces_what_is_refused_and_nothing_else(suite):
 
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["1 baseline written (1 replaced) to bertology_baselines/test_release.json"])
+    result.stdout.fnmatch_lines(["*test_number[[]a[]]: score: baseline replaced: 1 → 7"])
     found = [entries(suite)[f"TestParts::test_number[{part}]/score"]["content"]["number"]["values"] for part in "ab"]
     assert found == [{"value": 7}, {"value": 2}]
 
@@ -160,9 +163,13 @@ def test_a_test_that_fails_otherwise_writes_none_of_its_entries_and_others_write
         bertology_baseline.check(2.0, "y", tolerance=1)
         {end}
     """
-    suite.bare(source, "--bertology-update=new")
+    result = suite.bare(source, "--bertology-update=new")
 
     assert list(entries(suite)) == ["test_good/x"]
+    result.stdout.fnmatch_lines(["*test_good: x: new baseline written: 1"])
+    assert "y: new baseline written" not in result.stdout.str()
+    if end.startswith("assert"):
+        result.stdout.fnmatch_lines(["*test_not: y: not written: the test failed"])
 
 
 def test_ci_writes_nothing_unless_it_is_said(suite, monkeypatch):
@@ -252,7 +259,7 @@ def test_the_same_name_stands_for_one_value(suite):
     """
     result = suite.bare(source, "--bertology-update=new")
 
-    result.stdout.fnmatch_lines(["*InvalidArgument: name='number' is not valid*has checked another value*"])
+    result.stdout.fnmatch_lines(["*InvalidArgument: name='number' is not valid*check(..., name=*another value*"])
     assert not kept(suite).exists()
 
 
@@ -315,6 +322,7 @@ def test_what_must_match_and_does_not_is_told_with_what_to_do(suite, tmp_path):
         [
             "*nothing can be compared with the baseline: data, examples differ*",
             "*data *→*(it is judged on other data)*",
+            "*Give the data it was written with (*reviews*): this is *less*",
             "*--bertology-update=changed*",
         ]
     )
@@ -395,3 +403,101 @@ def test_verdicts_name_the_baseline_and_carry_what_reports_show(suite):
     assert outcomes["p_value"] == 1.0
     assert importance["evidence"]["heads"]["baseline"] == importance["evidence"]["heads"]["candidate"]
     assert attention["passed"]
+
+
+@pytest.mark.parametrize("update", ["none", "new", "all"])
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [("", "tolerance=None is not valid"), (", tolerance=1, min_overlap=0.5", "min_overlap=0.5 is not valid")],
+)
+def test_limits_that_judge_nothing_are_refused_before_anything_is_written(suite, update, limits, said):
+    result = suite.bare(
+        f"def test_it(bertology_baseline): bertology_baseline.check(0.5{limits})", f"--bertology-update={update}"
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*InvalidArgument: {said}*"])
+    assert not kept(suite).exists()
+
+
+TOLERANT = """
+    from pytest_bertology import evaluate
+
+    def test_it(bertology_baseline, bertology_model, bertology_task):
+        bertology_baseline.check(evaluate(bertology_model, bertology_task), tolerance=0.01)
+"""
+
+
+def test_too_few_examples_are_told_when_the_baseline_is_written(suite):
+    """Of n examples none of which changes the bound is 1 - 0.05^(1/n): below 0.01 from n = 299 on."""
+    written = suite.run(TOLERANT, "--bertology-update=new", "-W", "always")
+    later = suite.run("")
+
+    written.assert_outcomes(passed=1, warnings=1)
+    written.stdout.fnmatch_lines(["*BertologyWarning: an equal model will be inconclusive*40 examples*about 300 *"])
+    later.assert_outcomes(failed=1)
+    text = " ".join(later.stdout.str().split())
+    assert "Use more examples or that tolerance; about 300 examples" in text
+
+
+OF_MODELS = """
+    import pytest
+    from pytest_bertology import evaluate
+
+    @pytest.mark.parametrize("part", ["tiny", "b"])
+    def test_it(bertology_baseline, bertology_model, bertology_task, part):
+        bertology_baseline.check(evaluate(bertology_model, bertology_task))
+
+    def test_one(bertology_baseline, bertology_model, bertology_task):
+        bertology_baseline.check(evaluate(bertology_model, bertology_task))
+"""
+
+
+def test_several_models_are_compared_with_the_same_entries(suite, copied):
+    suite.run(OF_MODELS, "--bertology-update=new")
+    both = (*suite.given, f"--bertology-model={copied('other')}")
+
+    result = suite.bare("", *both)
+
+    assert sorted(entries(suite)) == ["test_it[b]/outcomes", "test_it[tiny]/outcomes", "test_one/outcomes"]
+    result.assert_outcomes(passed=6)
+    assert "no test asked for" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["6 comparisons with baselines by p-value: no change beyond chance *"])
+    assert "baselines are written of one model; found 2" in suite.refused(OF_MODELS, *both, "--bertology-update=new")
+
+
+def test_models_that_a_marker_names_are_not_written_either(suite, copied):
+    source = f"""
+    import pytest
+
+    @pytest.mark.bertology(model=[{str(suite.model)!r}, {str(copied("other"))!r}])
+    def test_it(bertology_baseline, bertology_model):
+        bertology_baseline.check(1.0, tolerance=0.1)
+    """
+    assert "baselines are written of one model; found 2" in suite.refused(source, "--bertology-update=new")
+
+
+def test_all_says_what_is_unchanged(suite):
+    suite.bare(NUMBER, "--bertology-update=new")
+
+    same = suite.bare("", "--bertology-update=all")
+    moved = suite.bare(changed(NUMBER, "check(5.0", "check(9.0"), "--bertology-update=all")
+
+    same.stdout.fnmatch_lines(["*test_other: score: baseline unchanged: 5", "3 baselines unchanged"])
+    assert "written" not in same.stdout.str()
+    moved.stdout.fnmatch_lines(["1 baseline written (1 written anew) to *; 2 unchanged"])
+
+
+def test_a_head_that_became_idle_is_not_counted_as_changed_by_its_p_value(suite, edited):
+    source = changed(SUITE, "bertology_baseline.check(evaluate(bertology_model, bertology_task))", "")
+    source = changed(source, "bertology_baseline.check(attention_statistics(bertology_model, bertology_task))", "")
+    suite.run(source, "--bertology-update=new")
+
+    def zero(model):
+        model.bert.encoder.layer[1].attention.output.dense.weight[:, 4:8] = 0.0
+
+    result = suite.bare("", f"--bertology-model={edited(zero)}", f"--bertology-task={suite.task}")
+
+    result.assert_outcomes(failed=1)
+    assert "lost their importance" in result.stdout.str()
+    assert "by p-value" not in result.stdout.str()

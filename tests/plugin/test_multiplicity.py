@@ -178,7 +178,7 @@ def test_a_run_fails_for_what_only_holm_refuses(suite, workers):
     text = result.stdout.str()
     assert re.search(r"changed: test_release.py::test_change\[0.015\]: p 0.015: p = 0.015, Holm-adjusted 0.045", text)
     assert re.search(r"FAILED +test_release.py::test_change\[0.02\]", text)
-    assert "3 comparisons with baselines: 2 changed (smallest p 0.045 by Holm's method" in text
+    assert "3 comparisons with baselines by p-value: 2 changed (smallest p 0.045 by Holm's method" in text
     report = json.loads((suite.path / "report.json").read_text(encoding="utf-8"))
     assert [test["outcome"] for test in report["tests"]] == ["failed", "failed", "passed"]
     assert report["exit_status"] == 1
@@ -191,7 +191,8 @@ def test_a_run_without_correction_leaves_each_test_its_own_level(suite):
 
     result.assert_outcomes(passed=3)
     assert result.ret == 0
-    assert "3 comparisons with baselines: no change beyond chance (p-values are not corrected" in result.stdout.str()
+    said = "3 comparisons with baselines by p-value: no change beyond chance (p-values are not corrected"
+    assert said in result.stdout.str()
 
 
 def test_a_run_in_which_nothing_changed_passes(suite):
