@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "pytest_bertology"
 LAYERS = (
     "answering",
     "names",
+    "rounding",
     "errors",
     "files",
     "heads",

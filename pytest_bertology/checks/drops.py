@@ -143,5 +143,7 @@ def drop_details(found: Retention, tolerance: float, relative: bool = False) -> 
     if found.bound is not None:
         bound = found.bound
         details |= {"confidence": bound.confidence, "bound": bound.upper, "lower": bound.lower, "method": bound.method}
-        details["power"] = power_rows(found, tolerance, relative)
+        judged = judge(found, tolerance, relative)
+        if judged.passed or judged.inconclusive:
+            details["power"] = power_rows(found, tolerance, relative)
     return details

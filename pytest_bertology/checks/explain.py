@@ -15,6 +15,7 @@ from pytest_bertology.measures.layer_retention import LayerRetention
 from pytest_bertology.measures.retention import Retention
 from pytest_bertology.models import ModelUnderTest
 from pytest_bertology.models.skipping import skipped
+from pytest_bertology.rounding import rounded_down, rounded_up
 from pytest_bertology.tasks.metrics import CLASSIFICATION
 from pytest_bertology.tasks.task import Task
 
@@ -120,19 +121,21 @@ def _bound(found: Retention, tolerance: float, relative: bool) -> dict[str, str]
     scale = found.scale() if relative else 1.0
     upper, lower = found.bound.upper / scale, found.bound.lower / scale
     observed = found.relative_drop if relative else found.drop
-    said = f"below {_figure(upper, relative)} with {found.bound.confidence:.0%} confidence ({found.bound.method})"
+    most, least = rounded_up(upper, percent=relative), rounded_down(lower, percent=relative)
+    said = f"below {most} with {found.bound.confidence:.0%} confidence ({found.bound.method})"
     p_value = judge(found, tolerance, relative).p_value
     n = len(found.baseline)
     if lower > tolerance:
-        said += f", and above {_below(lower, relative)} with as much"
+        said += f", and above {least} with as much"
     elif observed <= tolerance < upper:
         said += (
             f". The drop itself is within the tolerance, but {n} examples cannot establish that: the smallest "
-            f"tolerance that they could is {_figure(upper, relative)}. Use more examples or that tolerance."
+            f"tolerance that they could is {most}. Use more examples or that tolerance."
         )
     elif tolerance < observed:
-        said += f", and above {_below(lower, relative)} with as much: {n} examples cannot tell that it is too large"
-    power = power_rows(found, tolerance, relative)
+        said += f", and above {least} with as much: {n} examples cannot tell that it is too large"
+    # What a refuted drop could have been established by is beside the point.
+    power = power_rows(found, tolerance, relative) if judge(found, tolerance, relative).inconclusive else []
     return {
         "true drop": said,
         "p": f"{p_value:.2g} (of a true drop of the tolerance or more)",
@@ -148,19 +151,6 @@ def retained(found: Retention, tolerance: float, relative: bool) -> str:
     return f"{metric} is not retained"
 
 
-def _figure(value: float, relative: bool) -> str:
-    """Rounded up in the last digit shown, so that it could be used as the tolerance."""
-    scale = 10_000
-    rounded = float(np.ceil(value * scale - 1e-9) / scale)
-    return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
-
-
-def _below(value: float, relative: bool) -> str:
-    """Rounded down, so that it stays true."""
-    rounded = float(np.floor(value * 10_000 + 1e-9) / 10_000)
-    return f"{rounded:.2%}" if relative else f"{rounded:.4f}"
-
-
 def were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
     """Of a cut model's heads, which they were before."""
     if heads.kept is None:
@@ -172,7 +162,8 @@ def were(heads: HeadMap, named: Sequence[Head]) -> dict[str, str]:
 def idle(model: ModelUnderTest, heads: Sequence[Head]) -> dict[str, str]:
     """Of these heads, which move nothing."""
     found = [head for head in heads if head in model.check.idle]
-    return {"idle": f"{describe_heads(found)} (masking them moves nothing)"} if found else {}
+    them = "it" if len(found) == 1 else "them"
+    return {"idle": f"{describe_heads(found)} (masking {them} moves nothing)"} if found else {}
 
 
 def beside(model: ModelUnderTest, *, skips: bool = True) -> dict[str, str]:
