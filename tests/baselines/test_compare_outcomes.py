@@ -159,6 +159,16 @@ def test_other_scores_are_judged_by_a_paired_bootstrap(metric):
     assert compared(outcomes(now, metric=metric), outcomes(now, metric=metric)).passed
 
 
+def test_a_bootstrap_can_refuse_however_many_comparisons_there_are():
+    """No p-value of 10,000 resamples is below 1 / 10,001."""
+    before, now = (outcomes(each, metric="f1") for each in flipped(range(4), range(2, 60)))
+
+    found = compared(before, now, level=1e-6)
+
+    assert found.p_value == pytest.approx(1 / 10_001)
+    assert (found.passed, found.required) == (False, "not significant (p > 0.00015)")
+
+
 def test_regressions_keep_their_predictions():
     truth = np.linspace(0.0, 5.0, 60)
     close = truth + np.random.default_rng(0).normal(0.0, 0.1, 60)

@@ -501,3 +501,17 @@ def test_a_head_that_became_idle_is_not_counted_as_changed_by_its_p_value(suite,
     result.assert_outcomes(failed=1)
     assert "lost their importance" in result.stdout.str()
     assert "by p-value" not in result.stdout.str()
+
+
+def test_against_a_reference_as_many_comparisons_are_expected_as_entries_are_kept(suite, copied):
+    source = """
+    from pytest_bertology import evaluate
+
+    def test_it(bertology_baseline, bertology_model, bertology_task):
+        for name in "abc":
+            bertology_baseline.check(evaluate(bertology_model, bertology_task), name)
+    """
+    reference = f"--bertology-reference={copied('reference')}"
+    suite.run(source, "--bertology-update=new")
+
+    suite.run("", reference).stdout.fnmatch_lines(["*required not significant (p > 0.017)*"])
