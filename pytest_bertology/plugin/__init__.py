@@ -209,12 +209,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash[_gathered_key].lines()
+    warn = config.stash[session_key].settings.value("inconclusive") == "warn"
+    lines = config.stash[_gathered_key].lines("--bertology-inconclusive=warn" if warn else "")
     if lines:
         terminalreporter.section("bertology")
         for line in lines:
-            terminalreporter.line(line, red="  FAILED" in line[:10], yellow="  INCONCLUSIVE" in line[:16])
-        told = config.stash[session_key].told_of_store()
+            terminalreporter.line(
+                line, red=line.startswith(("  FAILED", "  ERROR")), yellow="  INCONCLUSIVE" in line[:16]
+            )
         if told:
             terminalreporter.line(told)
 

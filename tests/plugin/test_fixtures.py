@@ -122,14 +122,32 @@ def test_results_are_kept_across_sessions_in_the_store(suite):
         from pytest_bertology.engine.store import current_store
 
         def test_stored(bertology_model, bertology_task):
+            bertology_model.model  # loaded, whatever answers are known
             evaluate(bertology_model, bertology_task)
             print("computed:", current_store().computed)
     """
     suite.run(source, "--bertology-store=store", "-rP").stdout.fnmatch_lines(["computed: 1"])
+    shutil.rmtree(suite.path / "store" / "answers")
 
     result = suite.run(source, "--bertology-store=store", "-rP")
 
     result.stdout.fnmatch_lines(["computed: 0"])
+
+
+def test_calls_are_answered_across_sessions(suite):
+    source = """
+        from pytest_bertology import evaluate
+
+        def test_stored(bertology_model, bertology_task):
+            assert evaluate(bertology_model, bertology_task).score > 0
+    """
+    suite.run(source, "--bertology-store=store").stdout.fnmatch_lines(
+        ["store: 0 calls answered from store, 1 computed"]
+    )
+
+    result = suite.run(source, "--bertology-store=store")
+
+    result.stdout.fnmatch_lines(["store: 1 call answered from store, 0 computed"])
 
 
 def test_a_session_leaves_no_store_behind(suite):
