@@ -211,7 +211,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     warn = config.stash[session_key].settings.value("inconclusive") == "warn"
     lines = config.stash[_gathered_key].lines("--bertology-inconclusive=warn" if warn else "")
-    if lines:
+    told = config.stash[session_key].told_of_store()
+    if lines or told:
         terminalreporter.section("bertology")
         for line in lines:
             terminalreporter.line(
