@@ -277,6 +277,7 @@ def test_masks_and_tolerances_that_judge_nothing_are_refused(model, task):
         assert_shared_mask(model.model, [(0, 1)], {task: 0.1})
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_a_third_of_minilms_heads_can_go_and_that_holds_on_other_data(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")

@@ -89,6 +89,7 @@ def test_only_the_classifier_differs_from_the_published_weights(embedded):
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_and_seeds_gets_the_same_bits(embedded):
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
 

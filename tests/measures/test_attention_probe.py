@@ -388,6 +388,7 @@ def test_one_sentence_is_not_split(tmp_path):
 # -- a real model ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_a_real_model_knows_more_of_trees_than_offsets_and_random_weights(assets):
     folder = assets / "data" / "ud_ewt"

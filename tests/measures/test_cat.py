@@ -409,6 +409,7 @@ def embedded():
     return load_embedded_model()
 
 
+@pytest.mark.slow
 def test_two_hundred_functions_of_the_standard_library(embedded):
     report = cat_score(embedded, functions(200, shortest=40, longest=160), layer=[2, -1])
 

@@ -222,6 +222,7 @@ def test_blocks_of_no_items_are_none():
         block_ends(1, FRACTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_minilm_compresses_parts_of_speech_more_than_control_labels(assets):
     from importlib.util import find_spec

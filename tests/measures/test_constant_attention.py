@@ -440,6 +440,7 @@ def test_masked_heads_are_not_taken_for_constant_ones():
         least_important_heads(model, TASK, 0.5, "random", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_constant_heads_of_a_real_model_cost_little_and_all_of_them_much(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")

@@ -242,6 +242,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
         made([0.9, 0.85]).plot()
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_curves_of_minilm_on_sst2_are_the_known_ones(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")

@@ -479,6 +479,7 @@ def test_a_metric_of_ones_own_is_judged_by_all_the_data(model, task):
     assert "examples_needed" not in verdict.details
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_minilm_on_sst2_is_refused_by_a_third_of_the_data(assets):
     """Without 90% of its heads it is right on 709 of 872 instead of 788: 9.06 points."""

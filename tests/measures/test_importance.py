@@ -182,6 +182,7 @@ def test_an_unknown_method_is_refused():
         head_importance(under_test("bert"), task_for("sequence-classification"), "gradients")
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_importance_on_sst2_is_the_brute_force_of_it(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2", dtype="float64")

@@ -502,6 +502,7 @@ def test_the_documentation_names_every_method():
     assert [name for name in IMPORTANCE_METHODS if f'"{name}"' not in importance.head_importance.__doc__] == []
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 @pytest.mark.parametrize("method", BY_GATES)
 def test_a_method_on_sst2_is_the_brute_force_of_it(assets, method):
@@ -518,6 +519,7 @@ def test_a_method_on_sst2_is_the_brute_force_of_it(assets, method):
     assert close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_default_path_is_complete_on_sst2(assets):
     model = load_model(assets / "checkpoints" / "minilm-sst2")

@@ -526,6 +526,7 @@ def test_of_equal_attention_the_first_word_counts_and_none_is_no_hit():
     assert back.tolist() == [[2, 0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_relations_of_a_real_model(assets):
     """Heads chosen on train sentences, judged on others; figures of the assets' README beside."""

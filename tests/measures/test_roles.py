@@ -384,6 +384,7 @@ def test_no_texts_are_an_error(planted):
 # -- a real model ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_roles_of_a_real_model(assets):
     sentences = read_conllu(assets / "data" / "ud_ewt" / "en_ewt-ud-dev.conllu")[:200]

@@ -409,6 +409,7 @@ def test_a_save_killed_at_any_write_leaves_the_old_or_the_new(tmp_path, old):
     assert seen == {before, "2 layers of 3, 4 heads"}
 
 
+@pytest.mark.slow
 def test_a_save_killed_from_outside_leaves_the_old_or_the_new(tmp_path):
     folder = under_test("bert").save(tmp_path / "model")
     script = (

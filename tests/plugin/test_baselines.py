@@ -281,6 +281,7 @@ def test_the_order_of_tests_does_not_change_the_file(suite):
     assert kept(suite).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_workers_compare_and_the_controller_writes_and_removes(suite):
     suite.bare(NUMBER, "--bertology-update=new")
     content = kept(suite).read_bytes()

@@ -60,6 +60,7 @@ def test_what_a_test_computes_is_drawn_under_its_name(suite):
             assert min(image.size) > 200
 
 
+@pytest.mark.slow
 def test_workers_write_what_one_process_writes(suite):
     result = suite.run(COMPUTES, "--bertology-figures=figures", "-n2", "--dist=loadscope")
 

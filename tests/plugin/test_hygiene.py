@@ -216,6 +216,7 @@ def test_a_real_suite_passes_where_warnings_are_errors(suite):
     result.assert_outcomes(passed=5)
 
 
+@pytest.mark.slow
 def test_a_real_suite_passes_in_two_workers(suite):
     result = suite.apart(REAL, *suite.given, "-n2", "-W", "error")
 

@@ -455,6 +455,7 @@ def _fail(content, file, **options):
     raise OSError("the disk is full")
 
 
+@pytest.mark.slow
 def test_workers_report_what_one_process_reports(suite):
     def told(result):
         lines = [re.sub(r"[\d.]+s", "", line) for line in result.outlines]
@@ -503,3 +504,33 @@ def test_the_score_of_a_probe_is_no_baseline_of_the_model(suite):
         "  passed  test_release.py::test_both: drop of the probe in accuracy 0.0137 (0.6637 → 0.6500 by probes of "
         "layer 6 on 333 words of dev.conllu:upos), required <= 0.05, 1 head masked"
     )
+
+
+def test_errors_of_ours_and_warnings_have_a_line_each(suite):
+    result = suite.run(
+        """
+        import warnings
+        from pytest_bertology import assert_metric_retained
+        from pytest_bertology.errors import BertologyWarning
+
+        def test_misused(bertology_model, bertology_task):
+            assert_metric_retained(bertology_model, bertology_task, prune=0.5, tolerance=-1)
+
+        def test_broken(bertology_model):
+            raise ValueError("not ours")
+
+        def test_warned(bertology_model):
+            for number in range(7):
+                warnings.warn(f"mind {number}\\nand more", BertologyWarning)
+        """,
+        "-Wdefault",
+    )
+
+    lines = summary(result)
+    (error,) = [line for line in lines if line.startswith("  ERROR")]
+    assert re.match(r"  ERROR   test_release.py::test_misused: InvalidArgument: tolerance", error)
+    assert len(error) < 260
+    assert [line for line in lines if line.startswith("  warning")] == [
+        f"  warning test_release.py::test_warned: mind {number}" for number in range(5)
+    ]
+    assert "  and 2 more warnings, above and in the reports" in lines

@@ -118,6 +118,7 @@ def test_a_finished_search_is_read_and_not_repeated(model, task, log, tmp_path):
     assert log == []
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_file_from_which_another_goes_on(tmp_path):
     path = tmp_path / "search.json"
     program = f"""
