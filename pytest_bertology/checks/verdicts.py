@@ -120,6 +120,7 @@ def give(verdict: Verdict, explain: Callable[[], str]) -> None:
     if told.passed:
         return
     if told.inconclusive and _accepted:
-        warnings.warn(f"inconclusive: {told.message}", BertologyWarning, stacklevel=3)
+        title = told.message.partition("\n")[0]  # the whole page is in the reports
+        warnings.warn(f"inconclusive: {title}", BertologyWarning, stacklevel=3)
         return
     raise (Inconclusive if told.inconclusive else CheckFailed)(told.message, told)

@@ -20,10 +20,15 @@ from pytest_bertology.files import written_whole
 from pytest_bertology.plugin.options import Settings
 from pytest_bertology.plugin.workers import ungrouped
 from pytest_bertology.report.rows import outcome_in, rows_of, run_verdict
+from pytest_bertology.report.text import visible
 from pytest_bertology.report.wording import entry, merged, probed, sentence
 
 SCHEMA = "pytest-bertology report 1"
 _LABELS = {"failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
+_OWN_ERROR = re.compile(r"pytest_bertology\.(\w+\.)*[A-Z]\w*: ")
+"""How the message of an error of this package's own begins."""
+_LINE, _WARNINGS = 200, 5
+"""Characters of an error or a warning on the terminal, and how many warnings."""
 _LONGEST = 20_000
 """Characters of an error that a report keeps."""
 
@@ -105,21 +110,41 @@ class Gathered:
             "tests": tests,
         }
 
-    def lines(self) -> list[str]:
-        """The terminal summary: per model its baseline scores, then each check's observed against required."""
+    def lines(self, allowed: str = "") -> list[str]:
+        """The terminal summary: per model its baseline scores, then each check's observed against required.
+
+        `allowed` is the option that lets checks be inconclusive, where it is in force.
+        """
         pairs = [(test, verdict) for name, test in sorted(self.tests.items()) for verdict in merged(test["verdicts"])]
         lines = _baselines(verdict for _, verdict in pairs)
         labels = [_label(test, verdict) for test, verdict in pairs]
         width = max(map(len, labels), default=0)
         for label, (test, verdict) in zip(labels, pairs, strict=True):
-            lines.append(f"  {label:<{max(width, 7)}} {_short(test['test'])}: {sentence(verdict)}")
+            let_pass = f", allowed by {allowed}" if allowed and label == "INCONCLUSIVE" else ""
+            lines.append(f"  {label:<{max(width, 7)}} {_short(test['test'])}: {sentence(verdict)}{let_pass}")
         for name, test in sorted(self.tests.items()):
             if "crashed" in test:
                 lines.append(f"  FAILED  {_short(name)}: crashed: {test['crashed']}")
+            elif _OWN_ERROR.match(test.get("error", "")) and test["outcome"] in ("failed", "error"):
+                lines.append(f"  ERROR   {_short(name)}: {_first_line(test['error'])}")
+        lines += self._warnings()
         if self.figures:
             count = len(set(self.figures))
             lines.append(f"{count} figure{'s' if count != 1 else ''} in {Path(self.figures[0]).parent}")
         return lines + list(dict.fromkeys(self.notes)) + [f"  FAILED  {problem}" for problem in self.problems]
+
+    def _warnings(self) -> list[str]:
+        """A line for each of the first warnings, and how many more there are."""
+        told: dict[str, list[str]] = {}
+        for name, texts in sorted(self.warned.items()):
+            for text in texts:
+                told.setdefault(_first_line(text), []).append(_short(name))
+        lines = [
+            f"  warning {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {text}"
+            for text, names in list(told.items())[:_WARNINGS]
+        ]
+        more = len(told) - _WARNINGS
+        return lines + [f"  and {more} more warning{'s' * (more != 1)}, above and in the reports"] * (more > 0)
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -187,6 +212,12 @@ def _label(test: dict[str, Any], verdict: dict[str, Any]) -> str:
     """What came of a check, in capitals where it made its test fail, or nobody can tell."""
     outcome = outcome_in(test, verdict)
     return outcome if test["outcome"] == "passed" and outcome != "inconclusive" else _LABELS.get(outcome, outcome)
+
+
+def _first_line(text: str) -> str:
+    """Of an error or a warning, on one line of the terminal."""
+    line = visible(text.strip().partition("\n")[0].removeprefix("pytest_bertology.").removeprefix("errors."))
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 
 def _short(test: str) -> str:

@@ -11,12 +11,16 @@ from collections.abc import Sequence
 
 from pytest_bertology.report.rows import OUTCOMES, Row, rows_of, run_verdict
 from pytest_bertology.report.text import counted, number, visible
-from pytest_bertology.report.wording import Plain
+from pytest_bertology.report.wording import Plain, observed_in
 
 LIMIT = 1024 * 1024
 """Bytes that GitHub shows of a step's summary; of a longer one it shows nothing."""
 _SIGNS = {"failed": "❌", "inconclusive": "❔", "passed": "✅", "empty": "⚪"}
 _OF_ROWS = {"failed": "❌", "error": "❌", "inconclusive": "❔", "xpassed": "❔"}
+# What Markdown, or GitHub, takes for markup. `_` between letters is none, and `:` and `.` are only within links.
+_ACTIVE = re.compile(
+    r"[|\\`<>&*\[\]~@#!$^{}+]|(?<![^\W_])_|_(?![^\W_])|(?<=[a-zA-Z]):(?=//)|:(?=[\w+-]+:)|(?<=[wW]{3})\.|^[-=]|^\d+(?=[.)])"
+)
 _HEAD = "| | test | check | observed | required | score | model | task |\n|---|---|---|---|---|---|---|---|\n"
 _LONGEST = 6_000
 """Characters of one explanation."""
@@ -50,7 +54,7 @@ def escaped(text: str, longest: int = 400) -> str:
     """Text on one line that Markdown shows as it is: nothing in it makes a link, a mention, a column or a tag."""
     line = " ".join(visible(text).split())
     line = line if len(line) <= longest else f"{line[:longest]}…"
-    return re.sub(r"[^\w\s.,;()/%?'\"=…→–-]", lambda found: f"&#{ord(found[0])};", line).replace("_", "&#95;")
+    return _ACTIVE.sub(lambda found: f"&#{ord(found[0])};", line)
 
 
 class _Limited:
@@ -110,7 +114,7 @@ def _line(row: Row) -> str:
         score = " → ".join(number(verdict[key]) for key in ("baseline", "score") if verdict[key] is not None)
         cells += [
             f"{escaped(row.check)}<br>{escaped(row.judged)}",
-            f"**{escaped(number(verdict['observed']))}**",
+            f"**{escaped(observed_in(verdict))}**",
             escaped(str(verdict["required"])),
             escaped(score),
             escaped(str(verdict["model"] or "")),

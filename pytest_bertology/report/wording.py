@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_bertology.report.text import counted
+from pytest_bertology.report.text import counted, number
+from pytest_bertology.rounding import rounded_up
 
 Plain = dict[str, Any]
 """What JSON can carry."""
@@ -45,7 +46,7 @@ def sentence(verdict: Plain) -> str:
         elif (heads or not layers) and not entry(verdict):
             masked += f", {counted(heads, 'head')} {_done(verdict['details'])}"
         scores = "" if early else f" ({verdict['baseline']:.4f} → {verdict['score']:.4f}{probed(verdict)})"
-    observed = "undefined" if verdict["observed"] is None else f"{verdict['observed']:.4g}"
+    observed = observed_in(verdict)
     least = "at least " if early else ""
     name = entry(verdict).rpartition("/")[2]
     said = f"{name}: {judged(verdict)}" if name else judged(verdict)
@@ -55,6 +56,13 @@ def sentence(verdict: Plain) -> str:
 def judged(verdict: Plain) -> str:
     """What the number is, such as "drop in accuracy"."""
     return str(verdict["judged"]) + (f" in {verdict['metric']}" if verdict["metric"] else "")
+
+
+def observed_in(verdict: Plain) -> str:
+    """The number with four digits; a bound on a drop so that it can be used as the tolerance."""
+    observed = verdict["observed"]
+    bound = judged(verdict).startswith("bound on the ") and "drop" in judged(verdict)
+    return rounded_up(observed) if bound and observed is not None else number(observed)
 
 
 def entry(verdict: Plain) -> str:

@@ -67,6 +67,12 @@ def test_any_text_is_shown_as_it_is(text):
     assert not re.search("<(b|a|img|em|strong|code|del)\\b", page)
 
 
+def test_names_of_tests_and_files_stay_readable_in_the_raw_file():
+    text = "tests/test_gate.py::test_it_holds[minilm-sst2]: required <= 0.01"
+
+    assert escaped(text) == "tests/test_gate.py::test_it_holds&#91;minilm-sst2&#93;: required &#60;= 0.01"
+
+
 def test_hostile_text_of_data_sets_stays_text():
     found = verdict(passed=False, message=f"{HOSTILE}\n\n</pre></details>{HOSTILE}", model=HOSTILE, task=HOSTILE)
     page = markdown(run(content.tested("t.py::test[|`<b>]", found), notes=[HOSTILE]))

@@ -10,6 +10,8 @@ from typing import Any
 from pytest_bertology.report.html.heat import HeatMap, heat_maps, most_changed
 from pytest_bertology.report.rows import Row
 from pytest_bertology.report.text import counted, number
+from pytest_bertology.report.wording import observed_in
+from pytest_bertology.rounding import rounded_up
 
 _EXAMPLES, _EXAMPLES_OF_PASSED = 10, 3
 _LISTED = 24
@@ -58,7 +60,8 @@ def sections(row: Row) -> list[Section]:
 
 def _numbers(row: Row) -> Iterable[tuple[str, str]]:
     verdict = row.verdict or {}
-    yield row.judged or "observed", _exact(verdict["observed"])
+    bound = row.judged.startswith("bound on the ")
+    yield row.judged or "observed", observed_in(verdict) if bound else _exact(verdict["observed"])
     yield "required", str(verdict["required"])
     for name in ("p_value", "baseline", "score", "examples"):  # the row shows the others
         if verdict.get(name) is not None:
@@ -66,7 +69,9 @@ def _numbers(row: Row) -> Iterable[tuple[str, str]]:
     if verdict.get("heads"):
         yield counted(len(verdict["heads"]), "head"), _listed(verdict["heads"], " ")
     for name, value in (verdict.get("details") or {}).items():
-        if not _is_table(value):
+        if name == "bound" and isinstance(value, float):
+            yield "bound", rounded_up(value)
+        elif not _is_table(value):
             yield _key(name), _value(value)
     if verdict.get("times", 1) > 1:
         yield "given", f"{verdict['times']} times; this is the last that did not hold, or the last"

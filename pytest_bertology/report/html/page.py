@@ -15,7 +15,7 @@ from pytest_bertology.report.pictures import Picture
 from pytest_bertology.report.rows import OUTCOMES, Row, rows_of, run_verdict
 from pytest_bertology.report.svg import parts, tidied
 from pytest_bertology.report.text import counted, number, visible
-from pytest_bertology.report.wording import Plain
+from pytest_bertology.report.wording import Plain, observed_in
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -84,7 +84,7 @@ def _view(row: Row, pictures: Sequence[Plain]) -> dict[str, Any]:
     score, baseline = verdict.get("score"), verdict.get("baseline")
     return {
         "row": row,
-        "observed": number(verdict.get("observed")) if row.verdict else "",
+        "observed": observed_in(verdict) if row.verdict else "",
         "observed_exact": verdict.get("observed"),
         "required": verdict.get("required", ""),
         "score": score,
