@@ -6,10 +6,13 @@ failure of a check.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
+from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from pytest_bertology.checks.verdicts import CheckFailed, Inconclusive, Verdict, hearing, tell, unheard
@@ -27,6 +30,7 @@ NOT_ANSWERED = frozenset({
     "save_figure",  # done for what it does
 })  # fmt: skip
 """Public functions that are always called."""
+_PACKAGE = Path(__file__).parents[1]
 _RAISED = {"CheckFailed": CheckFailed, "Inconclusive": Inconclusive}
 
 
@@ -72,8 +76,8 @@ def _shows_all(found: Mapping[str, Any]) -> bool:
 
 def _given_again(memory: Memory, key: str, found: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
     __tracebackhide__ = True
-    for category, text in found["warnings"]:
-        warnings.warn(text, BertologyWarning if category == "BertologyWarning" else UserWarning, stacklevel=4)
+    for text in found["warnings"]:
+        warnings.warn_explicit(text, BertologyWarning, *_asked_at())
     for each in found["announced"] if heard("pictures") else ():
         if not each["picture"]:
             continue
@@ -133,16 +137,30 @@ def _fail(failure: CheckFailed) -> NoReturn:
 
 
 @contextmanager
-def _warned_of() -> Iterator[list[list[str]]]:
-    """The package's warnings of results within the context, as category and text; all are given at its end."""
-    told: list[list[str]] = []
+def _warned_of() -> Iterator[list[str]]:
+    """The package's warnings of results within the context; all are given at its end, ours of the caller's line."""
+    told: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield told
     for each in caught:
         if issubclass(each.category, BertologyWarning) and not issubclass(each.category, StoreWarning):
-            told.append([each.category.__name__, str(each.message)])
-        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            told.append(str(each.message))
+            warnings.warn_explicit(each.message, each.category, *_asked_at())
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
+def _asked_at() -> tuple[str, int]:
+    """File and line of the call of the package that is under way: where its user wrote it."""
+    frame: FrameType | None = sys._getframe(1)
+    last = ("pytest_bertology", 0)
+    while frame is not None:
+        last = (frame.f_code.co_filename, frame.f_lineno)
+        if not Path(last[0]).is_relative_to(_PACKAGE) and "contextlib" not in last[0]:
+            return last
+        frame = frame.f_back
+    return last
 
 
 def _kept(found: Announcement) -> dict[str, Any]:

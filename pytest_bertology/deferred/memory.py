@@ -15,7 +15,7 @@ from pytest_bertology.deferred.environment import environment
 from pytest_bertology.errors import StoreWarning
 from pytest_bertology.files import remove_stale, written_whole
 
-_SCHEMA = "pytest-bertology answers 1"
+_SCHEMA = "pytest-bertology answers 2"
 
 
 class Memory:

@@ -260,6 +260,7 @@ def test_warnings_are_given_again(session, task):
 
     assert now.loads == 0
     assert "no better than" in told[0][0]
+    assert {each.filename for each in caught} == {__file__}
     assert told[0] == told[1]
 
 
