@@ -28,7 +28,7 @@ from tests.tiny import LABELS, says, sentences, tiny_model
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    folder = tmp_path_factory.mktemp("answered") / "tiny"
     model = tiny_model()
     model.model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
