@@ -15,7 +15,7 @@ from pytest_bertology.deferred.environment import environment
 from pytest_bertology.errors import StoreWarning
 from pytest_bertology.files import remove_stale, written_whole
 
-_SCHEMA = "pytest-bertology answers 2"
+_SCHEMA = "pytest-bertology answers 3"
 
 
 class Memory:
@@ -46,7 +46,7 @@ class Memory:
         path = self._path(key)
         try:
             checksum, content = path.read_bytes().split(b"\n", 1)
-            if hashlib.sha256(content).hexdigest().encode() != checksum:
+            if _seal(key, content) != checksum:
                 raise ValueError("its checksum does not fit")
             found: dict[str, Any] = json.loads(content)
         except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +66,7 @@ class Memory:
                 self._swept.add(path.parent)
                 remove_stale(path.parent)
             with written_whole(path) as temporary:
-                temporary.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+                temporary.write_bytes(_seal(key, content) + b"\n" + content)
         except OSError as error:
             self._warn("unwritten", f"answers cannot be stored in {self.folder} ({error})")
 
@@ -84,6 +84,11 @@ class Memory:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
+
+
+def _seal(key: str, content: bytes) -> bytes:
+    """A checksum of an answer and of what was asked: one that stands in another's place is none."""
+    return hashlib.sha256(key.encode() + b"\n" + content).hexdigest().encode()
 
 
 _current: list[Memory] = []

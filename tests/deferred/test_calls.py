@@ -300,6 +300,20 @@ def test_a_damaged_answer_is_computed_again(session, task, tmp_path):
     assert now.memory.computed == 1
 
 
+def test_an_answer_in_anothers_place_is_none(tmp_path):
+    memory = Memory(tmp_path)
+    one, other = memory.key("one"), memory.key("other")
+    for key in (one, other):
+        memory.keep(key, {"value": key})
+    paths = {key: next(tmp_path.rglob(f"{key}.json")) for key in (one, other)}
+
+    paths[one].write_bytes(paths[other].read_bytes())
+
+    assert memory.find(other) == {"value": other}
+    with pytest.warns(BertologyWarning, match="damaged"):
+        assert memory.find(one) is None
+
+
 def test_a_folder_that_cannot_be_written_to_costs_a_warning(task, checkpoint, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
