@@ -147,3 +147,11 @@ def _warn(folder: Path, error: Exception) -> None:
         StoreWarning,
         stacklevel=3,
     )
+
+
+def ready(folder: Path, swept: set[Path]) -> None:
+    """Make a folder to write to, rid of what killed processes left: once for each, noted in `swept`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in swept:
+        swept.add(folder)
+        remove_stale(folder)

@@ -13,7 +13,7 @@ from typing import Any
 from pytest_bertology.answering import answering
 from pytest_bertology.deferred.environment import environment
 from pytest_bertology.errors import StoreWarning
-from pytest_bertology.files import remove_stale, written_whole
+from pytest_bertology.files import ready, written_whole
 
 _SCHEMA = "pytest-bertology answers 3"
 
@@ -61,10 +61,7 @@ class Memory:
         path = self._path(key)
         content = json.dumps(answer, ensure_ascii=True).encode()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent not in self._swept:
-                self._swept.add(path.parent)
-                remove_stale(path.parent)
+            ready(path.parent, self._swept)
             with written_whole(path) as temporary:
                 temporary.write_bytes(_seal(key, content) + b"\n" + content)
         except OSError as error:

@@ -25,7 +25,7 @@ from pytest_bertology.engine.encoding import Encoded
 from pytest_bertology.engine.memory import within_memory
 from pytest_bertology.engine.progress import waiting
 from pytest_bertology.errors import StoreWarning
-from pytest_bertology.files import locked, remove_stale, written_whole
+from pytest_bertology.files import locked, ready, written_whole
 from pytest_bertology.heads import HeadMask
 from pytest_bertology.models import ModelUnderTest
 
@@ -141,10 +141,7 @@ class ResultStore:
         np.savez(buffer, **results)  # type: ignore[arg-type]
         content = buffer.getvalue()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent not in self._swept:
-                self._swept.add(path.parent)
-                remove_stale(path.parent)
+            ready(path.parent, self._swept)
             with written_whole(path) as temporary:
                 temporary.write_bytes(_seal(key, content) + content)
         except OSError as error:
